@@ -1,0 +1,240 @@
+// Package arch holds the picture of the packages: which may know which. It has
+// tests only. A package that is new gets its place in layers; a rule that is in
+// the way is a decision to discuss, and its reason stands beside it.
+package arch
+
+import (
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/almanac-run/almanac"
+
+// layers, lowest first. A package imports packages of the layers before its own
+// only: not the layers above, and not its neighbours.
+var layers = []struct {
+	why      string
+	packages []string
+}{
+	{"plain data and arithmetic, and what talks to the machine only", []string{
+		"lang/program", "fleet", "runbooks", "internal/output", "internal/secret", "internal/journal", "internal/dial",
+		"internal/docs",
+	}},
+	{"YAML with places becomes data; commands survive their agent", []string{"lang/syntax", "internal/command"}},
+	{"what an action is, and what an expression means; they do not know each other", []string{"action", "lang/expr"}},
+	{"one careful HTTP caller for all actions that call", []string{"internal/httpcall"}},
+	{"the work. The interpreter calls actions by name: so others add workers with actions of their own, and a workflow never compiles", []string{
+		"lang/compile", "workflows", "activities", "activities/host", "activities/http", "activities/notify",
+	}},
+	{"bodies of programs: everything above main that is worth a test", []string{
+		"internal/control", "internal/node", "internal/runview", "internal/trace",
+	}},
+	{"programs", []string{"starter", "worker", "agent"}},
+}
+
+// only says who may import something, and why it is nobody else. An entry that
+// ends in / means everything below it.
+var only = []struct {
+	what, why string
+	may       []string
+}{
+	{"cel.dev/cel-go/", "one package knows CEL, so that cost limits and determinism have one home", []string{"lang/expr"}},
+	{"github.com/google/cel-go/", "the old name of cel.dev/cel-go", nil},
+	{"gopkg.in/yaml.v3", "one package guards against what YAML lets through; the starter reads files of inputs", []string{"lang/syntax", "starter"}},
+	{"go.temporal.io/sdk/workflow", "only what runs as a workflow may speak as one; trace plays it", []string{"workflows", "internal/trace"}},
+	{"go.temporal.io/sdk/client", "who talks to the server is a program", []string{"internal/dial", "internal/control", "internal/node", "internal/runview", "starter"}},
+	{"go.temporal.io/server/", "the server's weight stays in dev, a module of its own", nil},
+	{"github.com/aws/", "no package talks to AWS yet; one will", nil},
+	{"github.com/spf13/cobra", "flags belong to programs", []string{"starter", "worker", "agent"}},
+	{"net/http", "a workflow, a compiler and a node's agent call nobody", []string{"internal/httpcall", "activities/http", "activities/notify", "starter"}},
+	{"math/rand", "chance is not repeatable", nil},
+	{"math/rand/v2", "chance is not repeatable", nil},
+	{"unsafe", "nothing here is worth it", nil},
+}
+
+// names that say nothing about what is inside.
+var nameless = []string{"util", "utils", "common", "types", "helpers", "misc", "shared", "base", "lib", "pkg", "cmd"}
+
+// breaches lists what is wrong with a package that imports these.
+func breaches(pkg string, imports []string) []string {
+	var wrong []string
+	if slices.Contains(nameless, path.Base(pkg)) {
+		wrong = append(wrong, fmt.Sprintf("%s: the name says nothing about what is inside", pkg))
+	}
+	mine := layerOf(pkg)
+	if mine < 0 {
+		wrong = append(wrong, fmt.Sprintf("%s: has no place in the layers; give it one in internal/arch", pkg))
+	}
+	for _, imp := range imports {
+		if inner, ok := strings.CutPrefix(imp, module+"/"); ok && mine >= 0 {
+			if theirs := layerOf(inner); theirs >= mine {
+				wrong = append(wrong, fmt.Sprintf("%s imports %s, which is not below it (%s)", pkg, inner, layers[mine].why))
+			}
+		}
+		for _, rule := range only {
+			match := imp == strings.TrimSuffix(rule.what, "/") || strings.HasSuffix(rule.what, "/") && strings.HasPrefix(imp, rule.what)
+			if match && !slices.Contains(rule.may, pkg) {
+				wrong = append(wrong, fmt.Sprintf("%s imports %s: %s", pkg, imp, rule.why))
+			}
+		}
+	}
+	return wrong
+}
+
+func layerOf(pkg string) int {
+	return slices.IndexFunc(layers, func(l struct {
+		why      string
+		packages []string
+	}) bool {
+		return slices.Contains(l.packages, pkg)
+	})
+}
+
+func TestPicture(t *testing.T) {
+	packages := read(t, "../..")
+	for pkg, imports := range packages {
+		for _, wrong := range breaches(pkg, imports) {
+			t.Error(wrong)
+		}
+	}
+	for _, l := range layers {
+		for _, pkg := range l.packages {
+			if _, ok := packages[pkg]; !ok {
+				t.Errorf("%s is in the layers, but there is no such package", pkg)
+			}
+		}
+	}
+}
+
+// read returns the imports of every package of this module, tests left out.
+func read(t *testing.T, root string) map[string][]string {
+	t.Helper()
+	packages := map[string][]string{}
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			// A directory with a go.mod is another module; what begins with a dot or is testdata is no package.
+			_, err := os.Stat(filepath.Join(file, "go.mod"))
+			if err == nil && rel != "." || d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && rel != "." {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		pkg := path.Dir(rel)
+		packages[pkg] = append(packages[pkg], []string{}...)
+		for _, spec := range parsed.Imports {
+			imp, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if !slices.Contains(packages[pkg], imp) {
+				packages[pkg] = append(packages[pkg], imp)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packages
+}
+
+// The rules catch what they are there for.
+func TestRulesCatch(t *testing.T) {
+	tests := []struct {
+		pkg, imports string
+		says         string // empty: nothing is wrong
+	}{
+		{"workflows", module + "/activities", "not below"},
+		{"workflows", module + "/activities/host", "not below"},
+		{"workflows", module + "/lang/compile", "not below"},
+		{"lang/compile", module + "/activities/host", "not below"},
+		{"lang/program", module + "/lang/syntax", "not below"},
+		{"action", module + "/lang/expr", "not below"},
+		{"lang/expr", module + "/action", "not below"},
+		{"activities/http", module + "/activities/notify", "not below"},
+		{"activities/host", module + "/activities", "not below"},
+		{"internal/output", module + "/action", "not below"},
+		{"internal/node", module + "/agent", "not below"},
+		{"workflows", "cel.dev/cel-go/cel", "one package knows CEL"},
+		{"workflows", "cel.dev/cel-go", "one package knows CEL"},
+		{"lang/compile", "gopkg.in/yaml.v3", "one package guards"},
+		{"starter", "go.temporal.io/server/temporal", "stays in dev"},
+		{"activities/host", "go.temporal.io/sdk/workflow", "may speak as one"},
+		{"internal/node", "github.com/aws/aws-sdk-go-v2/config", "no package talks to AWS"},
+		{"workflows", "math/rand/v2", "not repeatable"},
+		{"workflows", "net/http", "call nobody"},
+		{"internal/util", "fmt", "says nothing"},
+		{"internal/new", "fmt", "no place in the layers"},
+		{"workflows", module + "/action", ""},
+		{"workflows", "fmt", ""},
+		{"lang/expr", "cel.dev/cel-go/common/types", ""},
+		{"starter", module + "/lang/compile", ""},
+	}
+	for _, tt := range tests {
+		wrong := strings.Join(breaches(tt.pkg, []string{tt.imports}), "\n")
+		if tt.says == "" && wrong != "" || !strings.Contains(wrong, tt.says) {
+			t.Errorf("%s imports %s: %q, want %q", tt.pkg, tt.imports, wrong, tt.says)
+		}
+	}
+}
+
+// heavy must not be in a program, directly or through anything else.
+var heavy = []struct{ program, what, why string }{
+	{"agent", "github.com/aws/", "an agent holds no cloud's SDK"},
+	{"agent", "go.temporal.io/server/", "an agent is not a server"},
+	{"agent", "cel.dev/", "an agent gets values, not expressions"},
+	{"agent", module + "/lang/compile", "an agent never compiles"},
+	{"agent", module + "/workflows", "an agent runs no workflow"},
+	{"worker", "go.temporal.io/server/", "the server's weight stays in dev"},
+	{"worker", module + "/lang/compile", "a workflow never compiles"},
+	{"worker", module + "/lang/syntax", "a workflow never reads YAML"},
+	{"starter", "go.temporal.io/server/", "the server's weight stays in dev"},
+}
+
+func TestPrograms(t *testing.T) {
+	deps := map[string][]string{}
+	for _, h := range heavy {
+		if deps[h.program] == nil {
+			cmd := exec.Command("go", "list", "-deps", "./"+h.program)
+			cmd.Dir = "../.."
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("go list -deps ./%s: %v", h.program, err)
+			}
+			deps[h.program] = strings.Fields(string(out))
+			if !slices.Contains(deps[h.program], "go.temporal.io/sdk/client") {
+				t.Errorf("%s does not link Temporal's client: this list is not what it links", h.program)
+			}
+		}
+		for _, dep := range deps[h.program] {
+			if strings.HasPrefix(dep+"/", strings.TrimSuffix(h.what, "/")+"/") || strings.HasSuffix(h.what, "/") && strings.HasPrefix(dep, h.what) {
+				t.Errorf("%s links %s: %s", h.program, dep, h.why)
+			}
+		}
+	}
+}
