@@ -1,0 +1,671 @@
+package workflows
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/almanac-run/almanac/action"
+	"github.com/almanac-run/almanac/fleet"
+	"github.com/almanac-run/almanac/lang/expr"
+	"github.com/almanac-run/almanac/lang/program"
+)
+
+// How long whoever runs an activity may be silent, and how long a node's agent
+// may take to fetch its work: together the time after which a node that died is
+// given up. An agent that comes back in between goes on where it was.
+const (
+	heartbeat       = 10 * time.Second
+	nodeAnswersIn   = 10 * time.Second
+	mostInFlight    = 500     // activities at once; over 2,000 wedge a workflow
+	mostTaskBytes   = 2 << 20 // of commands in one workflow task; over 4 MB terminate it
+	mostInput       = 1536 << 10
+	mostPayload     = 1900 << 10 // of one message; a payload over 2 MB wedges an execution
+	defaultEvery    = 10 * time.Second
+	defaultAttempts = 5
+	mostShown       = 5 // failed targets or iterations kept in the view
+)
+
+var (
+	one   = fleet.Limit{N: 1}
+	none  = fleet.Limit{}
+	fifty = fleet.Limit{N: 50}
+)
+
+const parentClose = 3 // enums.PARENT_CLOSE_POLICY_REQUEST_CANCEL: a child rolls itself back
+
+// call runs an action: on the control worker, or on targets.
+func (r *run) call(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) error {
+	if s.Targets == nil {
+		out, err := r.invoke(ctx, sc, rec, path, "", s)
+		if err == nil {
+			rec.Out = out
+		}
+		return err
+	}
+	if rec.Nodes == nil {
+		nodes, err := r.resolve(ctx, sc, path, s)
+		if err != nil {
+			return err
+		}
+		rec.Nodes, rec.Total = nodes, len(nodes)
+		r.targets(ctx, nodes)
+	}
+	if s.Targets.Single {
+		rec.Target, rec.Total = rec.Nodes[0], 0
+		out, err := r.invoke(ctx, sc, rec, path, rec.Nodes[0], s)
+		if err == nil {
+			rec.Out = out
+		}
+		return err
+	}
+	return r.onTargets(ctx, sc, rec, path, s)
+}
+
+// resolve finds the nodes of a step, in the order given or by name, each once.
+func (r *run) resolve(ctx workflow.Context, sc *scope, path string, s *program.Step) ([]string, error) {
+	nodes := []string{}
+	if s.Targets.Nodes != nil {
+		var given []string
+		if err := sc.decode(ctx, s.Targets.Nodes, &given, "a list of node ids"); err != nil {
+			return nil, err
+		}
+		for _, n := range given {
+			if n == "" || len(n) > 128 || strings.ContainsAny(n, "/ \n") {
+				return nil, sc.fail(action.Invalid, s.Pos, "%q is no node id", abridged(n, 40))
+			}
+			if !slices.Contains(nodes, n) {
+				nodes = append(nodes, n)
+			}
+		}
+	} else {
+		found, err := r.where(ctx, sc, path, s)
+		if err != nil {
+			return nil, err
+		}
+		nodes = found
+	}
+	if len(nodes) == 0 && !s.Targets.AllowEmpty {
+		return nil, sc.fail(action.NotFound, s.Pos, "no node matched; say allow_empty: true in targets if that is right")
+	}
+	return nodes, nil
+}
+
+// Activities that the interpreter itself calls: the control worker's list of
+// nodes that are polling now, and a node's description of itself.
+const (
+	ActionNodes    = "almanac.nodes"
+	ActionDescribe = "host.node.describe"
+)
+
+// where asks every node that is there for its description, and takes those
+// for which the condition holds.
+func (r *run) where(ctx workflow.Context, sc *scope, path string, s *program.Step) ([]string, error) {
+	options := workflow.ActivityOptions{
+		StartToCloseTimeout: 30 * time.Second,
+		HeartbeatTimeout:    heartbeat,
+		RetryPolicy:         usual.policy(),
+		Summary:             "nodes for " + path,
+	}
+	var listed struct {
+		Nodes []string `json:"nodes"`
+	}
+	id := path + ".nodes"
+	if err := r.activity(ctx, options, ActionNodes, id, r.token(id), json.RawMessage("{}")).get(ctx, &listed); err != nil {
+		f := sc.fail(action.Unavailable, s.Pos, "")
+		f.fromActivity(err)
+		f.Message = "cannot list the nodes: " + f.Message
+		return nil, f
+	}
+	slices.Sort(listed.Nodes)
+	described := make([]map[string]any, len(listed.Nodes))
+	fanout(ctx, 50, sequence(len(listed.Nodes)), func(ctx workflow.Context, i int) {
+		node := listed.Nodes[i]
+		o := options
+		o.TaskQueue, o.ScheduleToStartTimeout = NodeQueue(node), nodeAnswersIn
+		o.RetryPolicy = &temporal.RetryPolicy{MaximumAttempts: 1}
+		o.Summary = node
+		id := path + ".describe@" + node
+		var raw json.RawMessage
+		if r.activity(ctx, o, ActionDescribe, id, r.token(id), json.RawMessage("{}")).get(ctx, &raw) != nil {
+			return // a node that does not answer is no target
+		}
+		if v, err := expr.FromJSON(raw, program.Type{Kind: program.Object}); err == nil {
+			described[i], _ = v.(map[string]any)
+		}
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	nodes := []string{}
+	for i, node := range listed.Nodes {
+		if described[i] == nil {
+			continue
+		}
+		yes, err := sc.with("node", described[i]).truth(ctx, s.Targets.Where)
+		if err != nil {
+			return nil, err
+		}
+		if yes {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes, nil
+}
+
+// onTargets runs the action on each node, in batches, at most so many at once,
+// until too many have failed.
+func (r *run) onTargets(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) error {
+	t := s.Targets
+	atOnce, err := sc.limit(ctx, t.MaxConcurrency, fifty)
+	if err != nil {
+		return err
+	}
+	tolerated, err := sc.limit(ctx, t.MaxErrors, none)
+	if err != nil {
+		return err
+	}
+	sizes := make([]fleet.Limit, len(t.Batches))
+	for i := range t.Batches {
+		if sizes[i], err = sc.limit(ctx, &t.Batches[i], one); err != nil {
+			return err
+		}
+	}
+	bake, err := sc.duration(ctx, t.Bake, 0)
+	if err != nil {
+		return err
+	}
+	total := len(rec.Nodes)
+	most := tolerated.Errors(total)
+	if rec.Results == nil {
+		rec.Results = make([]json.RawMessage, total)
+	}
+	inner := *sc
+	inner.group = &group{parent: sc.group}
+	if rec.Errors > most {
+		// An operator said retry: the nodes that failed are tried again.
+		r.reopen(rec)
+	}
+	batches := fleet.Batches(total, sizes)
+	for b, batch := range batches {
+		if b < rec.Passed {
+			continue
+		}
+		var errs []error
+		fanout(ctx, min(atOnce.AtOnce(total), mostInFlight), r.remaining(ctx, &inner, rec, batch[1]), func(ctx workflow.Context, i int) {
+			if err := r.onNode(ctx, sc, rec, path, s, i); err != nil {
+				errs = append(errs, err)
+				inner.group.halted = inner.group.halted || rec.Errors > most
+			}
+		})
+		if rec.Errors > most {
+			f := asFailure(worst(ctx, errs))
+			if total > 1 {
+				untried := ""
+				if n := total - rec.Errors - rec.Done; n > 0 {
+					untried = fmt.Sprintf(", %d not tried", n)
+				}
+				f.Message = fmt.Sprintf("%s (%d of %d nodes failed%s)", f.Message, rec.Errors, total, untried)
+			}
+			return f
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case len(rec.Open) > 0 || rec.Next < batch[1]:
+			return errHalted
+		case b == len(batches)-1:
+			continue
+		}
+		if bake > 0 {
+			if rec.Until == nil {
+				baked := workflow.Now(ctx).Add(bake)
+				rec.Until = &baked
+			}
+			if err := r.sleepUntil(ctx, sc, *rec.Until, fmt.Sprintf("%s: bake after batch %d of %d", path, b+1, len(batches))); err != nil {
+				return err
+			}
+		}
+		if t.Gate != nil {
+			if err := r.gate(ctx, sc, rec, s, b+1, len(batches)); err != nil {
+				return err
+			}
+		}
+		rec.Passed, rec.Until = b+1, nil
+	}
+	rec.Out, err = r.perNode(rec)
+	return err
+}
+
+// reopen makes the nodes that failed open again.
+func (r *run) reopen(rec *record) {
+	for i, node := range rec.Nodes[:rec.Next] {
+		if sub := rec.Sub["@"+node]; sub != nil && sub.State == StateFailed {
+			sub.State, sub.Failure = "", nil
+			if !slices.Contains(rec.Open, i) {
+				rec.Open = append(rec.Open, i)
+			}
+		}
+	}
+	rec.Errors = 0
+}
+
+// onNode runs the action on one node and counts how it went.
+func (r *run) onNode(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step, i int) error {
+	node := rec.Nodes[i]
+	sub := rec.sub("@" + node)
+	now := workflow.Now(ctx)
+	sub.Name, sub.Start, sub.State, sub.Target, sub.With = rec.Name, &now, StateRunning, node, rec.With
+	r.dirty = true
+	out, err := r.invoke(ctx, sc, sub, path, node, s)
+	var f *Failure
+	switch {
+	case err == nil:
+		rec.Done++
+		rec.Results[i] = out
+		r.end(ctx, sub, StateSucceeded)
+		rec.Logs = append(rec.Logs, sub.Logs...)
+		if len(rec.Logs) > 20 {
+			rec.Logs = rec.Logs[len(rec.Logs)-20:]
+		}
+		delete(rec.Sub, "@"+node)
+	case errors.As(err, &f):
+		rec.Errors++
+		f = sc.place(f, path, s)
+		_ = r.failed(ctx, sub, f) // counted here; the step decides what it means
+		if rec.Errors > mostShown {
+			sub.Failure = f.brief()
+		}
+		err = f
+	default:
+		r.close(ctx, sub, err)
+		return err // it stays open
+	}
+	rec.Open = slices.DeleteFunc(rec.Open, func(o int) bool { return o == i })
+	return err
+}
+
+// perNode is steps.<id> of a step on several targets.
+func (r *run) perNode(rec *record) (json.RawMessage, error) {
+	nodes := map[string]json.RawMessage{}
+	lists := map[string][]string{"succeeded": {}, "failed": {}, "unreached": {}}
+	for i, node := range rec.Nodes {
+		sub := rec.Sub["@"+node]
+		switch {
+		case !missing(rec.Results[i]):
+			nodes[node] = rec.Results[i]
+			lists["succeeded"] = append(lists["succeeded"], node)
+		case sub != nil && sub.Failure != nil && sub.Failure.Kind == string(action.Unreached):
+			lists["unreached"] = append(lists["unreached"], node)
+		case sub != nil && sub.State == StateFailed:
+			lists["failed"] = append(lists["failed"], node)
+		}
+	}
+	return json.Marshal(map[string]any{
+		"nodes": nodes, "succeeded": lists["succeeded"], "failed": lists["failed"], "unreached": lists["unreached"],
+	})
+}
+
+func (r *run) gate(ctx workflow.Context, sc *scope, rec *record, s *program.Step, batch, of int) error {
+	raw, err := r.perNode(rec)
+	if err != nil {
+		return err
+	}
+	result, err := expr.FromJSON(raw, program.TargetsType(s.Call.Output))
+	if err != nil {
+		return err
+	}
+	open, err := sc.with("result", result).truth(ctx, s.Targets.Gate)
+	if err != nil || open {
+		return err
+	}
+	return sc.fail(action.Failed, s.Targets.Gate.Pos, "the gate is closed after batch %d of %d: %s", batch, of, abridged(s.Targets.Gate.Text, 200))
+}
+
+// retries is a Retry with its defaults.
+type retries struct {
+	attempts        int
+	first, most     time.Duration
+	factor          float64
+	on              []string
+	anyKind, absent bool
+}
+
+// usual is what a step has that says nothing about retry.
+var usual = retries{attempts: defaultAttempts, first: time.Second, most: time.Minute, factor: 2, absent: true}
+
+func (r *run) retries(ctx workflow.Context, sc *scope, p *program.Retry) (retries, error) {
+	t := usual
+	if p == nil {
+		return t, nil
+	}
+	t.absent, t.on, t.anyKind = false, p.On, len(p.On) == 0
+	var err error
+	if t.attempts, err = sc.integer(ctx, p.Attempts, t.attempts); err != nil {
+		return t, err
+	}
+	if t.first, err = sc.duration(ctx, p.Backoff, t.first); err != nil {
+		return t, err
+	}
+	if t.most, err = sc.duration(ctx, p.MaxBackoff, max(t.most, t.first)); err != nil {
+		return t, err
+	}
+	if p.Factor != nil {
+		err = sc.decode(ctx, p.Factor, &t.factor, "a number")
+	}
+	// What the server would refuse wedges the execution.
+	t.attempts, t.factor = min(max(t.attempts, 1), 1_000_000), max(t.factor, 1)
+	t.first = max(t.first, time.Millisecond)
+	t.most = max(t.most, t.first)
+	return t, err
+}
+
+// again tells whether an error of this kind is worth another attempt.
+func (t retries) again(kind string) bool {
+	switch k := action.Kind(kind); {
+	case t.absent:
+		return k.Retryable()
+	case t.anyKind:
+		return !slices.Contains([]action.Kind{action.Invalid, action.Denied, action.Cancelled, action.Unknown, action.Internal}, k)
+	}
+	return slices.Contains(t.on, kind)
+}
+
+// backoff is the pause after attempt n.
+func (t retries) backoff(n int) time.Duration {
+	d := float64(t.first) * math.Pow(t.factor, float64(n-1))
+	return time.Duration(min(d, float64(t.most)))
+}
+
+// sameWork tells whether an error of this kind leaves the work as it was asked
+// for: it is asked for again under the same token, by the server. After any
+// other error a further attempt is new work with a token of its own: a command
+// that ran and failed must run again, not be answered from the node's journal.
+func sameWork(k action.Kind) bool {
+	return k == action.Throttled || k == action.Unavailable || k == action.Lost
+}
+
+// usualPolicy is that of steps that say nothing; the SDK only reads it.
+var usualPolicy = usual.newPolicy()
+
+// policy is what the server retries by itself.
+func (t retries) policy() *temporal.RetryPolicy {
+	if t.absent {
+		return usualPolicy
+	}
+	return t.newPolicy()
+}
+
+func (t retries) newPolicy() *temporal.RetryPolicy {
+	p := &temporal.RetryPolicy{
+		InitialInterval: t.first, BackoffCoefficient: t.factor, MaximumInterval: t.most,
+		MaximumAttempts: int32(t.attempts),
+		// A timeout of the work itself is not a lost worker (TimeoutFailureTypePrefix in the server).
+		NonRetryableErrorTypes: []string{"TemporalTimeout:StartToClose"},
+	}
+	for _, k := range action.Kinds {
+		if k != action.Lost && !(sameWork(k) && t.again(string(k))) {
+			p.NonRetryableErrorTypes = append(p.NonRetryableErrorTypes, string(k))
+		}
+	}
+	return p
+}
+
+// invoke calls the action of a step once, or as often as `until:` and `retry:`
+// say, on one node or on the control worker. It returns the action's output.
+func (r *run) invoke(ctx workflow.Context, sc *scope, rec *record, path, node string, s *program.Step) (json.RawMessage, error) {
+	again, err := r.retries(ctx, sc, s.Retry)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := sc.duration(ctx, s.Timeout, time.Duration(s.Call.Timeout))
+	if err != nil {
+		return nil, err
+	}
+	if limit <= 0 {
+		return nil, sc.fail(action.Invalid, s.Pos, "the timeout is %s; it must be more than nothing", limit)
+	}
+	if s.Call.Until == nil {
+		return r.attempts(ctx, sc, rec, path, node, s, again, limit)
+	}
+	every, err := sc.duration(ctx, s.Call.Every, defaultEvery)
+	if err != nil {
+		return nil, err
+	}
+	var out json.RawMessage
+	deadline := rec.Start.Add(limit)
+	timedOut, err := within(ctx, deadline.Sub(workflow.Now(ctx)), "timeout of "+path, func(ctx workflow.Context) error {
+		for {
+			if err := r.boundary(ctx, sc); err != nil {
+				return err
+			}
+			if out, err = r.attempts(ctx, sc, rec, path, node, s, again, limit); err != nil {
+				return err
+			}
+			result, err := expr.FromJSON(out, s.Call.Output)
+			if err != nil {
+				return sc.fail(action.Internal, s.Pos, "output: %v", err)
+			}
+			if met, err := sc.with("result", result).truth(ctx, s.Call.Until); met || err != nil {
+				return err
+			}
+			rec.Message = "not yet: " + abridged(s.Call.Until.Text, 80)
+			r.dirty = true
+			if err := r.sleep(ctx, sc, every, path+" again"); err != nil {
+				return err
+			}
+		}
+	})
+	if timedOut {
+		return nil, sc.fail(action.Timeout, s.Call.Until.Pos, "not true within %s: %s", limit, abridged(s.Call.Until.Text, 200))
+	}
+	rec.Message = ""
+	return out, err
+}
+
+// attempts calls the action until it succeeds or `retry:` says no more.
+func (r *run) attempts(ctx workflow.Context, sc *scope, rec *record, path, node string, s *program.Step, again retries, limit time.Duration) (json.RawMessage, error) {
+	for {
+		rec.Try++
+		n := rec.Try
+		out, err := r.attempt(ctx, sc, rec, path, node, s, again, limit)
+		if err == nil && n > 1 {
+			rec.Message = ""
+		}
+		var f *Failure
+		if !errors.As(err, &f) || n >= again.attempts || sameWork(action.Kind(f.Kind)) || !again.again(f.Kind) {
+			rec.Try = 0
+			return out, err
+		}
+		rec.Message = fmt.Sprintf("attempt %d of %d: %s", n, again.attempts, firstLine(f.Message))
+		r.dirty = true
+		if err := r.sleep(ctx, sc, again.backoff(n), "retry "+path); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// attempt schedules the action once, under a token of its own. Its compensation
+// is recorded before.
+func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node string, s *program.Step, again retries, limit time.Duration) (json.RawMessage, error) {
+	input, err := sc.object(ctx, s.Call.With, rec.With)
+	if err != nil {
+		return nil, err
+	}
+	if len(input) > mostInput {
+		return nil, sc.fail(action.Invalid, s.Pos, "the inputs are %d bytes, over the limit of %d", len(input), mostInput)
+	}
+	rec.Gen++
+	id := activityID(path, node, rec.Gen)
+	token := r.token(id)
+	var u *undo
+	if s.Call.Compensates && !sc.silent {
+		u = &undo{Path: path, Name: rec.Name, Target: node, Action: s.Call.Action, Input: input, Token: token, Runbook: sc.prog.Runbook, Pos: s.Pos}
+		r.state.Undo = append(r.state.Undo, u)
+	}
+	options := workflow.ActivityOptions{
+		ActivityID:          id,
+		StartToCloseTimeout: limit,
+		HeartbeatTimeout:    heartbeat,
+		WaitForCancellation: true,
+		RetryPolicy:         again.policy(),
+		Summary:             summary(rec, s.ID, node),
+	}
+	if node != "" {
+		options.TaskQueue, options.ScheduleToStartTimeout = NodeQueue(node), nodeAnswersIn
+	}
+	work := r.activity(ctx, options, s.Call.Action, id, token, input)
+	if work.err != nil {
+		r.forget(u)
+		return nil, work.err
+	}
+	var out json.RawMessage
+	err = work.get(ctx, &out)
+	if err == nil {
+		if u != nil {
+			u.Output = out
+		}
+		rec.Logs = appendLog(rec.Logs, node, out)
+		return out, nil
+	}
+	f := sc.fail("", s.Pos, "")
+	f.Target, f.Action = node, s.Call.Action
+	if !f.fromActivity(err) {
+		r.forget(u) // nothing ran: there is nothing to take back
+	}
+	if f.Kind == string(action.Timeout) && f.Message == "took longer than its timeout" {
+		f.Message = fmt.Sprintf("took longer than its timeout (%s)", limit)
+	}
+	rec.Logs = appendLog(rec.Logs, node, f.Detail)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, f
+}
+
+// activityID names one piece of scheduled work for people and for the output
+// store: the step's path, its target, and its generation from the second on.
+func activityID(path, node string, gen int) string {
+	id := path
+	if node != "" {
+		id += "@" + node
+	}
+	if gen > 1 {
+		id += fmt.Sprintf("#%d", gen)
+	}
+	return id
+}
+
+// identifier keeps an id within the thousand bytes that the server takes: of a
+// longer one, the beginning, a hash of the whole, and the end.
+func identifier(id string) string {
+	const most = 900
+	if len(id) <= most {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return strings.ToValidUTF8(fmt.Sprintf("%s~%x~%s", id[:most/2-20], sum[:8], id[len(id)-most/2+20:]), "")
+}
+
+// token is the idempotency token of an activity id in this execution, the same
+// in all its runs, and after a reset.
+func (r *run) token(id string) string {
+	sum := sha256.Sum256([]byte(r.id + "\x00" + r.firstRun + "\x00" + id))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26])
+}
+
+func summary(rec *record, id, node string) string {
+	s := rec.Name
+	if s == "" {
+		s = id
+	}
+	if node != "" && !strings.Contains(s, node) {
+		s += " on " + node
+	}
+	return bounded(s)
+}
+
+// appendLog keeps the pointer to complete output that an action's result or
+// failure detail holds, if it does.
+func appendLog(logs []Pointer, node string, raw json.RawMessage) []Pointer {
+	var p struct {
+		Ref  string `json:"ref"`
+		Size int64  `json:"size"`
+	}
+	// Most results hold none, and reading them would cost at every replay.
+	if !bytes.Contains(raw, []byte(`"ref"`)) || json.Unmarshal(raw, &p) != nil || p.Ref == "" {
+		return logs
+	}
+	return append(logs, Pointer{Target: node, Ref: p.Ref, Size: p.Size})
+}
+
+// pending is an activity on its way.
+type pending struct {
+	run    *run
+	err    error
+	future workflow.Future
+}
+
+// activity schedules an activity, as soon as the limits of what may be in
+// flight and in one workflow task allow.
+func (r *run) activity(ctx workflow.Context, options workflow.ActivityOptions, name, id, token string, args ...any) pending {
+	size := 0
+	for _, a := range args {
+		if raw, ok := a.(json.RawMessage); ok {
+			size += len(raw)
+		}
+	}
+	if err := r.admit(ctx, size); err != nil {
+		return pending{err: err}
+	}
+	options.ActivityID = identifier(id)
+	return pending{run: r, future: workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), name, append([]any{token}, args...)...)}
+}
+
+// admit waits until one more command of so many bytes may leave, and counts it
+// as in flight.
+func (r *run) admit(ctx workflow.Context, size int) error {
+	room := func() bool {
+		if at := workflow.GetInfo(ctx).GetCurrentHistoryLength(); at != r.taskAt {
+			r.taskAt, r.taskBytes = at, 0
+		}
+		return r.inflight < mostInFlight && (r.taskBytes == 0 || r.taskBytes+size <= mostTaskBytes)
+	}
+	for !room() {
+		var err error
+		if r.inflight < mostInFlight && !r.ticking {
+			// The commands so far go out when the workflow task ends; a timer is
+			// the shortest way to get another. One is enough for all who wait.
+			r.ticking = true
+			err = workflow.Sleep(ctx, time.Millisecond)
+			r.ticking, r.taskBytes = false, 0
+		} else {
+			err = workflow.Await(ctx, func() bool { return room() || r.inflight < mostInFlight && !r.ticking })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	r.taskBytes += size
+	r.inflight++
+	return nil
+}
+
+func (p pending) get(ctx workflow.Context, into any) error {
+	if p.err != nil {
+		return p.err
+	}
+	p.run.paint(ctx)
+	defer func() { p.run.inflight-- }()
+	return p.future.Get(ctx, into)
+}

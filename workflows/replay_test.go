@@ -1,0 +1,93 @@
+package workflows_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/almanac-run/almanac/workflows"
+)
+
+func readHistory(t *testing.T, file string) *historypb.History {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h, err := client.HistoryFromJSON(f, client.HistoryJSONOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func replay(h *historypb.History) error {
+	r := worker.NewWorkflowReplayer()
+	r.RegisterDynamicWorkflow(workflows.Runbook, workflow.DynamicRegisterOptions{})
+	started := h.Events[0].GetWorkflowExecutionStartedEventAttributes()
+	return r.ReplayWorkflowHistoryWithOptions(mute{}, h, worker.ReplayWorkflowHistoryOptions{
+		OriginalExecution: workflow.Execution{ID: started.WorkflowId, RunID: started.OriginalExecutionRunId},
+	})
+}
+
+type mute struct{}
+
+func (mute) Debug(string, ...any)     {}
+func (mute) Info(string, ...any)      {}
+func (mute) Warn(string, ...any)      {}
+func (mute) Error(string, ...any)     {}
+func (m mute) With(...any) log.Logger { return m }
+
+// TestReplay replays histories that a server has recorded (TestHistories of
+// dev/e2e writes them). One that fails means that executions which run now
+// would be stuck after an upgrade of their worker: keep the order of commands
+// as it was for programs of that version.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob("testdata/history/*.json")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("%d histories, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+			if err := replay(readHistory(t, file)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestReplayNotices shows that TestReplay can fail: it replays histories in which
+// two commands have changed places, or one is another.
+func TestReplayNotices(t *testing.T) {
+	tampers := map[string]func(scheduled []*historypb.ActivityTaskScheduledEventAttributes){
+		"two steps change places": func(s []*historypb.ActivityTaskScheduledEventAttributes) {
+			last := len(s) - 1
+			s[0].ActivityId, s[last].ActivityId = s[last].ActivityId, s[0].ActivityId
+		},
+		"another action":  func(s []*historypb.ActivityTaskScheduledEventAttributes) { s[1].ActivityType.Name = "crash.other" },
+		"another attempt": func(s []*historypb.ActivityTaskScheduledEventAttributes) { s[len(s)-1].ActivityId += "#2" },
+	}
+	for name, tamper := range tampers {
+		t.Run(name, func(t *testing.T) {
+			h := readHistory(t, "testdata/history/rollback.v1.json")
+			var scheduled []*historypb.ActivityTaskScheduledEventAttributes
+			for _, e := range h.Events {
+				if a := e.GetActivityTaskScheduledEventAttributes(); a != nil {
+					scheduled = append(scheduled, a)
+				}
+			}
+			tamper(scheduled)
+			if err := replay(h); err == nil {
+				t.Error("nobody noticed")
+			}
+		})
+	}
+}
