@@ -1,0 +1,373 @@
+// Package command runs commands on a node so that nothing about them is lost.
+//
+// It gives Run: start a command, or come back to one that was started under the
+// same token, and wait for how it ended. It promises that a command starts at most
+// once per token (unless it is said to be idempotent), that it goes on when the
+// agent is killed, upgraded or restarted, that its end is recorded all the
+// same, and that cancelling it or its time-out ends every process it has made. It
+// refuses to know Temporal, runbooks and what a command means.
+//
+// Each command has a supervisor: a process of the same program (see Main) in a
+// session of its own, which starts the command, masks and keeps its output,
+// ends it in time, and writes the record. The supervisor holds the entry's lock
+// LockRunning as long as it lives, from before it exists: an entry that is
+// Started while nobody holds the lock is a command whose end nobody saw.
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/almanac-run/almanac/internal/journal"
+)
+
+// Spec is a command to run. It goes to the supervisor through a pipe: nothing of it is
+// seen in a process list or stays on the disk.
+type Spec struct {
+	Argv  []string // the program, by path or looked up in PATH of Env; Script's place is ScriptArg
+	Env   []string // NAME=value; the command gets nothing else
+	Dir   string
+	Stdin string
+
+	// Script is handed over as a file that exists in memory only; ScriptArg in
+	// Argv becomes its path. Files are handed over likewise, each with its path in
+	// the variable of that name.
+	Script string
+	Files  map[string]string
+
+	Credential *Credential   // nil: as this process
+	Deadline   time.Time     // when it is made to end; zero: never
+	Grace      time.Duration // between asking it to end and killing it; 0 is 5 s
+
+	Outputs   string   // directory of the output store
+	Ref       string   // of the output
+	MaxOutput int64    // bytes kept; 0 is 1 GiB
+	Stdout    int      // bytes of standard output kept in the record
+	Mask      []string // values that must not be in what is kept
+}
+
+// ScriptArg is what stands in Spec.Argv for the path of Spec.Script.
+const ScriptArg = "\x00script"
+
+// Credential is the user a command runs as.
+type Credential struct {
+	UID    uint32
+	GID    uint32
+	Groups []uint32
+}
+
+// Job is a command under its token.
+type Job struct {
+	Entry           journal.Entry
+	Execution, Step string
+	Idempotent      bool                 // may be run again if nobody saw how it ended
+	Spec            func() (Spec, error) // called only if the command is to be started now
+
+	// Stopping is closed when this process is about to end: Run then returns
+	// ErrStopping and leaves the command alone. nil: never.
+	Stopping <-chan struct{}
+
+	// Abandoned is asked when ctx has ended: true means that nobody wants the
+	// command to end, only that nobody listens at the moment. It is then ended if
+	// no other Run has come for it within Patience. nil: never abandoned.
+	Abandoned func() bool
+	Patience  time.Duration // 0 is 25 s
+
+	// Watch, if not nil, is called about once a second while the command runs.
+	Watch func(journal.Record)
+}
+
+var errNotStarted = errors.New("the supervisor ended before it started the command")
+
+// ErrSuperseded says that another Run waits for the command now.
+var ErrSuperseded = errors.New("a later delivery of the same step waits for the command")
+
+// ErrStopping says that the command goes on without us.
+var ErrStopping = errors.New("the agent is stopping; the command goes on and is found again")
+
+// UnknownError says that a command was started and nobody saw how it ended.
+type UnknownError struct {
+	Record journal.Record
+	Reboot bool // the node was restarted in the meantime
+}
+
+func (e *UnknownError) Error() string {
+	why := "its supervisor was killed"
+	if e.Reboot {
+		why = "the node was restarted while it ran"
+	}
+	return "it is not known how the command ended: " + why + "; it was not run again"
+}
+
+// BootID differs after each restart of the machine; empty if the system does not tell.
+func BootID() string { return bootID() }
+
+// mainCalled guards against a program that forgets Main: starting it again as a
+// supervisor would make it do its own work, without end.
+var mainCalled bool
+
+// newest counts the Runs of this process by entry: the last to come is the one
+// that the engine listens to.
+var newest struct {
+	sync.Mutex
+	runs map[string]int
+}
+
+func nextRun(dir string) int {
+	newest.Lock()
+	defer newest.Unlock()
+	if newest.runs == nil {
+		newest.runs = map[string]int{}
+	}
+	newest.runs[dir]++
+	return newest.runs[dir]
+}
+
+func isNewest(dir string, run int) bool {
+	newest.Lock()
+	defer newest.Unlock()
+	return newest.runs[dir] == run
+}
+
+func endRun(dir string, run int) {
+	newest.Lock()
+	defer newest.Unlock()
+	if newest.runs[dir] == run {
+		delete(newest.runs, dir)
+	}
+}
+
+// Run starts job's command, unless its entry says that it was started before,
+// and waits for its end. If ctx ends first the command is made to end, and the
+// record that tells so is returned. Errors are ErrStopping, ErrSuperseded, *UnknownError,
+// and what kept the command from being started.
+func Run(ctx context.Context, job Job) (journal.Record, error) {
+	run := nextRun(job.Entry.Dir())
+	defer endRun(job.Entry.Dir(), run)
+	for try := 1; ; try++ {
+		exited, err := begin(job)
+		if err != nil {
+			return journal.Record{}, err
+		}
+		rec, err := wait(ctx, job, exited, run)
+		// The supervisor may have been that of an agent which died while it spoke to it.
+		if !errors.Is(err, errNotStarted) || try == 3 {
+			return rec, err
+		}
+	}
+}
+
+// begin makes sure that the command was started, and returns a channel that is
+// closed when its supervisor has ended; nil if that is not our child.
+func begin(job Job) (<-chan struct{}, error) {
+	e := job.Entry
+	use, err := e.Lock(journal.LockUse)
+	if err != nil {
+		return nil, err
+	}
+	defer use.Unlock()
+	running, err := e.TryLock(journal.LockRunning)
+	for i := 0; i < 5 && errors.Is(err, journal.ErrHeld); i++ {
+		// Somebody who only looks holds it for a moment; a supervisor holds on.
+		time.Sleep(2 * time.Millisecond)
+		running, err = e.TryLock(journal.LockRunning)
+	}
+	if errors.Is(err, journal.ErrHeld) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer running.Unlock()
+	rec, ok, err := e.Record()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case ok && rec.State == journal.Exited:
+		return nil, nil
+	case ok && rec.State == journal.Started && !job.Idempotent:
+		return nil, unknown(rec)
+	case ok && rec.State == journal.Started:
+		killLeft(rec)
+	}
+	if !mainCalled {
+		return nil, errors.New("this program cannot run commands: it does not call command.Main first")
+	}
+	spec, err := job.Spec()
+	if err != nil {
+		return nil, err
+	}
+	rec = journal.Record{
+		Execution: job.Execution, Step: job.Step, State: journal.Accepted,
+		Run: rec.Run + 1, BootID: bootID(), AcceptedAt: time.Now(), Ref: spec.Ref,
+	}
+	if err := e.SetRecord(rec); err != nil {
+		return nil, err
+	}
+	return supervise(e, running, spec)
+}
+
+func unknown(rec journal.Record) error {
+	// Its supervisor is gone, and nobody would end what is left of it.
+	killLeft(rec)
+	return &UnknownError{Record: rec, Reboot: rec.BootID != bootID()}
+}
+
+// supervise starts the supervisor, gives it spec and its share of the lock, and
+// returns when it has the spec.
+func supervise(e journal.Entry, running *journal.Lock, spec Spec) (<-chan struct{}, error) {
+	// Not JSON: values need not be UTF-8.
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(spec); err != nil {
+		return nil, err
+	}
+	exe, err := executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(exe, subcommand, e.Dir())
+	cmd.Args[0] = "almanac"
+	cmd.Env = []string{"GOTRACEBACK=single"} // whatever is in our environment is not for others to see
+	cmd.Dir = "/"
+	cmd.Stdin = &b
+	cmd.ExtraFiles = []*os.File{running.File}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	ready, child, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ready.Close()
+	cmd.Stdout = child
+	err = cmd.Start()
+	child.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(done)
+	}()
+	// One byte says that it has the spec; the end of the file, that it has died.
+	ready.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		cmd.Process.Kill()
+		<-done
+		return nil, fmt.Errorf("the supervisor did not start: %w", err)
+	}
+	return done, nil
+}
+
+// wait waits for the end of a command that was started.
+func wait(ctx context.Context, job Job, exited <-chan struct{}, run int) (journal.Record, error) {
+	poll := 200 * time.Millisecond
+	if exited != nil {
+		poll = time.Second
+	}
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	var told time.Time
+	var patience <-chan time.Time
+	for {
+		if patience != nil && !isNewest(job.Entry.Dir(), run) {
+			return journal.Record{}, ErrSuperseded
+		}
+		running, err := job.Entry.TryLock(journal.LockRunning)
+		switch {
+		case err == nil:
+			rec, ok, err := job.Entry.Record()
+			running.Unlock()
+			switch {
+			case err != nil:
+				return journal.Record{}, err
+			case ok && rec.State == journal.Exited:
+				return rec, nil
+			case ok && rec.State == journal.Started:
+				return journal.Record{}, unknown(rec)
+			}
+			return journal.Record{}, errNotStarted
+		case !errors.Is(err, journal.ErrHeld):
+			return journal.Record{}, err
+		}
+		if job.Watch != nil && time.Since(told) >= time.Second {
+			if rec, ok, err := job.Entry.Record(); ok && err == nil {
+				job.Watch(rec)
+			}
+			told = time.Now()
+		}
+		select {
+		case <-job.Stopping:
+			return journal.Record{}, ErrStopping
+		default:
+		}
+		select {
+		case <-exited:
+			exited = nil
+			tick.Reset(20 * time.Millisecond)
+		case <-tick.C:
+		case <-job.Stopping:
+			return journal.Record{}, ErrStopping
+		case <-ctx.Done():
+			select {
+			case <-job.Stopping: // then that is why ctx ended
+				return journal.Record{}, ErrStopping
+			default:
+			}
+			if job.Abandoned != nil && job.Abandoned() {
+				p := job.Patience
+				if p <= 0 {
+					p = 25 * time.Second
+				}
+				patience = time.After(p)
+			} else {
+				sig := signalCancel
+				if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+					sig = signalTimeout
+				}
+				if err := cancel(job.Entry, sig); err != nil {
+					return journal.Record{}, err
+				}
+			}
+			ctx = context.Background() // it has said what it had to say
+			tick.Reset(100 * time.Millisecond)
+		case <-patience:
+			if err := cancel(job.Entry, signalAbandon); err != nil {
+				return journal.Record{}, err
+			}
+		}
+	}
+}
+
+// cancel asks the supervisor to end its command.
+func cancel(e journal.Entry, sig syscall.Signal) error {
+	// Between accepting and starting the record does not yet name the supervisor.
+	for range 50 {
+		rec, ok, err := e.Record()
+		if err != nil {
+			return err
+		}
+		if ok && rec.State != journal.Accepted {
+			if alive(rec.Supervisor) {
+				syscall.Kill(rec.Supervisor.PID, sig)
+			}
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return errors.New("the supervisor does not say who it is")
+}
+
+const (
+	signalCancel  = syscall.SIGUSR1
+	signalTimeout = syscall.SIGUSR2
+	signalAbandon = syscall.SIGALRM
+)

@@ -1,0 +1,74 @@
+package journal
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+)
+
+// State is how far a command has come.
+type State string
+
+// The states, in order.
+const (
+	Accepted State = "accepted" // nothing has run
+	Started  State = "started"  // it runs, ran, or was about to
+	Exited   State = "exited"   // it ended, and how is known
+)
+
+// Record is what the journal keeps of a command.
+type Record struct {
+	Execution string `json:"execution"`
+	Step      string `json:"step"`
+	State     State  `json:"state"`
+	Run       int    `json:"run"` // from 1; how often the command was begun
+
+	BootID     string  `json:"boot_id,omitempty"` // of the node when it was started
+	Supervisor Process `json:"supervisor"`
+	Command    Process `json:"command"` // leads the process group; zero if it was not yet known
+
+	AcceptedAt time.Time `json:"accepted_at"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	EndedAt    time.Time `json:"ended_at,omitzero"`
+
+	Ref    string `json:"ref"`    // of the output
+	Offset int64  `json:"offset"` // where this run's output begins in it
+
+	// Once exited.
+	Size     int64  `json:"size"`             // of the output, this run's part
+	ExitCode int    `json:"exit_code"`        // 128 and more: killed by a signal, as shells count
+	Stopped  Reason `json:"stopped"`          // why it was made to end, or ""
+	Stdout   string `json:"stdout,omitempty"` // masked and abridged
+	Error    string `json:"error,omitempty"`  // why it could not be started
+}
+
+// Process names a process so that another one with its number is not taken for it.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // ticks since boot; 0 if the system does not tell
+}
+
+// Reason is why a command was made to end.
+type Reason string
+
+// The reasons.
+const (
+	Cancelled  Reason = "cancelled"
+	TimedOut   Reason = "timed_out"
+	Abandoned  Reason = "abandoned"  // nobody waited for it any more
+	Terminated Reason = "terminated" // its supervisor was, as when the node shuts down
+)
+
+const recordFile = "command.json"
+
+// Record returns the entry's record; ok is false if there is none.
+func (e Entry) Record() (r Record, ok bool, err error) {
+	err = e.ReadJSON(recordFile, &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, false, nil
+	}
+	return r, err == nil, err
+}
+
+// SetRecord replaces the entry's record.
+func (e Entry) SetRecord(r Record) error { return e.WriteJSON(recordFile, r) }

@@ -1,0 +1,136 @@
+// Package node is the body of a node's agent.
+//
+// It gives Run, which serves the actions of package host on the node's own
+// task queue, and ExecMain, which a program that calls Run has to call first. It promises that
+// commands go on when Run ends, and to serve nothing but its own node. It
+// refuses to know the control worker, and needs no connection but the one it is given.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/almanac-run/almanac/activities"
+	"github.com/almanac-run/almanac/activities/host"
+	"github.com/almanac-run/almanac/internal/command"
+	"github.com/almanac-run/almanac/internal/journal"
+)
+
+// Options say which node it is. ID, StateDir and Client are required.
+type Options struct {
+	Client    client.Client
+	ID        string // up to 128 of letters, digits, '.', '_' and '-'
+	Root      string // directory that stands for the whole machine; empty: the machine
+	StateDir  string // journal and backups; of this node alone
+	OutputDir string // complete output of commands; empty: "output" in StateDir
+	Tags      map[string]string
+	Logger    *slog.Logger // nil: slog.Default
+}
+
+// ExecMain must be the first call of main in a program that calls Run: commands
+// are run by copies of that program, and ExecMain does their work and exits.
+func ExecMain() { command.Main() }
+
+var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// Queue is the task queue of a node.
+func Queue(id string) string { return "node/" + id }
+
+// atOnce is how many actions a node works on at a time.
+const atOnce = 100
+
+// Run serves the node until ctx ends. It returns soon then: commands that run
+// go on, and are found again by the next Run with the same StateDir.
+func Run(ctx context.Context, o Options) error {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	n := host.Node{
+		ID: o.ID, Tags: maps.Clone(o.Tags), Version: Version(),
+		Root: o.Root, StateDir: o.StateDir, OutputDir: o.OutputDir, Stopping: ctx.Done(),
+	}
+	w := worker.New(o.Client, Queue(o.ID), worker.Options{
+		DisableWorkflowWorker:              true,
+		MaxConcurrentActivityExecutionSize: atOnce,
+		// A server serves a limited number of long polls: one for each node.
+		MaxConcurrentActivityTaskPollers: 1,
+		WorkerStopTimeout:                2 * time.Second,
+		// The answer to a heartbeat tells that a step was cancelled: so late, at most.
+		MaxHeartbeatThrottleInterval: 3 * time.Second,
+	})
+	activities.Register(w, host.Actions(n), activities.Options{Logger: o.Logger})
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("node %s: %w", o.ID, err)
+	}
+	o.Logger.Info("node is ready", "node", o.ID, "state", o.StateDir, "root", o.Root)
+	expire(ctx, o, n)
+	w.Stop()
+	o.Logger.Info("node has stopped; commands go on", "node", o.ID)
+	return nil
+}
+
+func (o *Options) complete() error {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if !idForm.MatchString(o.ID) {
+		return fmt.Errorf("node id %q: want letters, digits, '.', '_' and '-', at most 128", o.ID)
+	}
+	if o.Client == nil || o.StateDir == "" {
+		return errors.New("node: Client and StateDir are required")
+	}
+	var err error
+	for _, dir := range []*string{&o.StateDir, &o.OutputDir, &o.Root} {
+		if *dir == "" {
+			continue
+		}
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return fmt.Errorf("node %s: %w", o.ID, err)
+		}
+	}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return fmt.Errorf("node %s: state directory: %w", o.ID, err)
+	}
+	if o.Root != "" {
+		if info, err := os.Stat(o.Root); err != nil || !info.IsDir() {
+			return fmt.Errorf("node %s: the root directory %s is not there", o.ID, o.Root)
+		}
+	}
+	return nil
+}
+
+// expire drops old entries of the journal once an hour, until ctx ends.
+func expire(ctx context.Context, o Options, n host.Node) {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if _, err := n.Journal().Expire(time.Now(), journal.Keep); err != nil {
+			o.Logger.Warn("old entries of the journal remain", "node", o.ID, "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Version is the version of this program, as it was built.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "devel"
+	}
+	return info.Main.Version
+}
