@@ -466,8 +466,11 @@ func (r *run) drain(ctx workflow.Context) bool {
 func (r *run) whole(ctx workflow.Context, part func() error) error {
 	for {
 		err := part()
-		if !errors.Is(err, errHalted) {
+		switch {
+		case !errors.Is(err, errHalted):
 			return err
+		case ctx.Err() != nil:
+			return ctx.Err() // a cancellation is not carried to the next run
 		}
 		r.drainSignals(ctx)
 		next := *r.start

@@ -487,6 +487,9 @@ func (r *run) await(ctx workflow.Context, sc *scope, deadline *time.Time, summar
 		return true, nil
 	case fired:
 		return false, nil
+	case ctx.Err() != nil:
+		// It came in the very task that ends this run. The next would not know of it.
+		return false, ctx.Err()
 	}
 	return false, errHalted
 }

@@ -99,8 +99,8 @@ type Play struct {
 	// View appends the state of each step at the end.
 	View bool
 
-	// Cut lets the execution continue as new whenever an activity has ended or a
-	// timer has fired and nothing else is on its way. The trace must not differ.
+	// Cut lets the execution continue as new whenever an activity has ended, a
+	// timer has fired or somebody cancels, and nothing else is on its way. The trace must not differ.
 	Cut bool
 }
 
@@ -228,6 +228,9 @@ func (s *stage) happen(env *testsuite.TestWorkflowEnvironment, what string) {
 	s.note("* %s", what)
 	verb, rest, _ := strings.Cut(what, " ")
 	if verb == "cancel" {
+		if s.Cut { // the server may suggest it in the very task that brings the cancellation
+			env.RegisterDelayedCallback(func() { env.SetContinueAsNewSuggested(true) }, 0)
+		}
 		env.CancelWorkflow()
 		return
 	}
