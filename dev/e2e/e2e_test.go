@@ -290,7 +290,11 @@ func compileLedger(t *testing.T, source string, more map[string]string) *program
 // ended waits for an execution and returns its result, however it ended.
 func ended(t *testing.T, run client.WorkflowRun) *workflows.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	patience := 2 * time.Minute
+	if os.Getenv("ALMANAC_LONG") != "" {
+		patience = 10 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	result := new(workflows.Result)
 	err := run.Get(ctx, result)
