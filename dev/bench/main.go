@@ -87,12 +87,17 @@ func handWritten(ctx workflow.Context, name string, steps int) error {
 	return nil
 }
 
-// runbook is the same as a runbook; the outputs of each step are read by the next.
+// runbook is the same as a runbook. Each step reads what the one before gave,
+// since what nobody reads is not kept, and the other side decodes every output.
 func runbook(name string, steps int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "runbook: bench/steps\nsteps:\n")
 	for i := range steps {
-		fmt.Fprintf(&b, "  - { id: s%d, action: %s, with: { text: hello } }\n", i, name)
+		text := "hello"
+		if i > 0 {
+			text = fmt.Sprintf(`"${{ steps.s%d.text == 'no' ? '' : 'hello' }}"`, i-1)
+		}
+		fmt.Fprintf(&b, "  - { id: s%d, action: %s, with: { text: %s } }\n", i, name, text)
 	}
 	return b.String()
 }
