@@ -23,6 +23,8 @@ import (
 
 func main() {
 	node.ExecMain()
+	// Nothing that we or what we start makes can be written by others only because nobody set a umask.
+	syscall.Umask(syscall.Umask(0o077) | 0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))

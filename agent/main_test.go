@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,6 +120,33 @@ func TestAgent(t *testing.T) {
 			t.Errorf("process %s still runs", pid)
 		}
 	}
+}
+
+// Without a umask, as some supervisors start their programs, nothing gets open to others.
+func TestUmask(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells a process's umask")
+	}
+	program := filepath.Join(t.TempDir(), "agent")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	agent := exec.Command("sh", "-c", `umask 0; exec "$0" --id n --state-dir "$1"`, program, t.TempDir())
+	agent.Env = append(os.Environ(), "TEMPORAL_ADDRESS=127.0.0.1:1") // nobody there: it waits
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Wait()
+	defer agent.Process.Kill()
+	var status []byte
+	for range 200 {
+		status, _ = os.ReadFile(fmt.Sprintf("/proc/%d/status", agent.Process.Pid))
+		if text := string(status); strings.HasPrefix(text, "Name:\tagent\n") && strings.Contains(text, "Umask:\t0022\n") {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("status of the agent:\n%s", status)
 }
 
 func (s *server) start() {

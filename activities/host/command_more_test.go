@@ -97,6 +97,15 @@ func TestCommandFailureDetail(t *testing.T) {
 	}
 }
 
+// ssh and others exit with 255: that is no signal.
+func TestExitCodeIsNoSignal(t *testing.T) {
+	b := newBench(t)
+	_, err := b.do(callContext("tok"), "host.command.run", map[string]any{"script": "exit 255"})
+	if err == nil || err.Error() != "exit code 255" {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestCommandCancelAndTimeout(t *testing.T) {
 	tests := []struct {
 		name string

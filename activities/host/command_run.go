@@ -118,11 +118,18 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 		detail := commandDetail(outputs, unknown.Record, tailLines)
 		detail.ExitCode = -1
 		return commandRunOutput{}, &action.Error{Kind: action.Unknown, Err: err, Detail: detail}
-	default:
+	case errors.Is(err, command.ErrNoMain):
 		return commandRunOutput{}, action.Errorf(action.Internal, "run the command: %w", err)
+	default:
+		// It is not started, or the journal knows of it: another attempt is safe.
+		return commandRunOutput{}, action.Errorf(action.Unavailable, "run the command: %w", err)
 	}
 	if rec.Error != "" {
-		return commandRunOutput{}, action.Errorf(action.Invalid, "the command could not be started: %s", rec.Error)
+		kind := action.Invalid
+		if rec.Passing {
+			kind = action.Unavailable
+		}
+		return commandRunOutput{}, action.Errorf(kind, "the command could not be started: %s", rec.Error)
 	}
 	out := commandRunOutput{
 		ExitCode: rec.ExitCode, Stdout: strings.TrimRight(rec.Stdout, "\n"), Ref: rec.Ref, Size: rec.Size,
@@ -146,7 +153,7 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 		codes = []int{0}
 	}
 	if !slices.Contains(codes, rec.ExitCode) {
-		if rec.ExitCode > 128 {
+		if rec.ExitCode > 128 && rec.ExitCode <= 128+64 {
 			return fail(action.Failed, "exit code %d (signal %d)", rec.ExitCode, rec.ExitCode-128)
 		}
 		return fail(action.Failed, "exit code %d", rec.ExitCode)

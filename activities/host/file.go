@@ -86,15 +86,22 @@ func look(dir *os.Root, base string, w io.Writer) (file, error) {
 	if w != nil {
 		to = io.MultiWriter(sum, w)
 	}
-	size, err := io.Copy(to, f)
+	// It may grow while it is read, or be one of the kernel's, whose size is 0.
+	size, err := io.Copy(to, io.LimitReader(f, maxBackup+1))
 	if err != nil {
 		return file{}, fileError(base, err)
 	}
-	st := file{Exists: true, Sum: hex.EncodeToString(sum.Sum(nil)), Size: size, Mode: modeBits(info.Mode())}
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		st.UID, st.GID = int(sys.Uid), int(sys.Gid)
+	if size > maxBackup {
+		return file{}, action.Errorf(action.Invalid, "%s is larger than the %d bytes that a backup may have", base, maxBackup)
 	}
+	st := file{Exists: true, Sum: hex.EncodeToString(sum.Sum(nil)), Size: size, Mode: modeBits(info.Mode())}
+	st.UID, st.GID = ownerOf(info)
 	return st, nil
+}
+
+func ownerOf(info fs.FileInfo) (uid, gid int) {
+	sys := info.Sys().(*syscall.Stat_t) // of every file on a Unix
+	return int(sys.Uid), int(sys.Gid)
 }
 
 func modeBits(m fs.FileMode) uint32 {
@@ -119,10 +126,13 @@ func fileMode(bits uint32) fs.FileMode {
 
 var modeFlags = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
 
+// tempName is the name under which a call's file is written, beside where it is to be.
+func tempName(token string) string { return ".almanac-" + token }
+
 // put makes base in dir the file want with that content, all at once: whoever
 // looks sees the old file or the new one.
 func put(dir *os.Root, base, token string, want file, content io.Reader) error {
-	temp := ".almanac-" + token
+	temp := tempName(token)
 	dir.Remove(temp) // of an attempt that was killed
 	f, err := dir.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -137,7 +147,12 @@ func put(dir *os.Root, base, token string, want file, content io.Reader) error {
 	if hex.EncodeToString(sum.Sum(nil)) != want.Sum {
 		return action.Errorf(action.Conflict, "what %s was to become is damaged (a backup that was cut off?); it is left as it is", base)
 	}
-	if want.UID != os.Geteuid() || want.GID != os.Getegid() {
+	made, err := f.Stat()
+	if err != nil {
+		return fileError("write "+base, err)
+	}
+	// The group may be the directory's (setgid).
+	if uid, gid := ownerOf(made); want.UID != uid || want.GID != gid {
 		if err := f.Chown(want.UID, want.GID); err != nil {
 			return fileError(fmt.Sprintf("give %s to %d:%d", base, want.UID, want.GID), err)
 		}
@@ -177,11 +192,7 @@ func syncRoot(dir *os.Root) error {
 // the change, also if an earlier attempt has made it.
 func (n Node) alter(ctx context.Context, path string, want func(now file) (file, error), content func() io.Reader) (change, error) {
 	call := action.FromContext(ctx)
-	entry, err := n.entry(call)
-	if err != nil {
-		return change{}, err
-	}
-	use, err := entry.Lock(journal.LockUse)
+	entry, use, err := n.lock(call)
 	if err != nil {
 		return change{}, err
 	}
@@ -190,7 +201,7 @@ func (n Node) alter(ctx context.Context, path string, want func(now file) (file,
 	switch err := entry.ReadJSON(changeFile, &c); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return c, err
+		return c, stateError(err)
 	case c.Phase == made:
 		return c, nil
 	case c.Phase == undone:
@@ -221,7 +232,7 @@ func (n Node) alter(ctx context.Context, path string, want func(now file) (file,
 		}
 	}
 	c.Phase = made
-	return c, entry.WriteJSON(changeFile, c)
+	return c, stateError(entry.WriteJSON(changeFile, c))
 }
 
 // prepare writes the backup and the intention.
@@ -242,7 +253,7 @@ func prepare(entry journal.Entry, dir *os.Root, base, path string, want func(fil
 	if err := errors.Join(backup.Sync(), backup.Close()); err != nil {
 		return c, fileError("backup", err)
 	}
-	return c, entry.WriteJSON(changeFile, c)
+	return c, stateError(entry.WriteJSON(changeFile, c))
 }
 
 // same tells whether both are the same file as far as its content goes: who may
@@ -253,11 +264,7 @@ func (f file) same(g file) bool { return f.Exists == g.Exists && f.Sum == g.Sum 
 // recorded output says, false if it is not known.
 func (n Node) restore(ctx context.Context, path string, changed bool) error {
 	call := action.FromContext(ctx)
-	entry, err := n.entry(call)
-	if err != nil {
-		return err
-	}
-	use, err := entry.Lock(journal.LockUse)
+	entry, use, err := n.lock(call)
 	if err != nil {
 		return err
 	}
@@ -266,13 +273,16 @@ func (n Node) restore(ctx context.Context, path string, changed bool) error {
 	switch err := entry.ReadJSON(changeFile, &c); {
 	case errors.Is(err, fs.ErrNotExist) && !changed:
 		// It was never begun, and is not to begin late.
-		return entry.WriteJSON(changeFile, change{Path: path, Phase: undone})
+		return stateError(entry.WriteJSON(changeFile, change{Path: path, Phase: undone}))
 	case errors.Is(err, fs.ErrNotExist):
 		return action.Errorf(action.NotFound, "the backup of %s is no longer on this node", path)
 	case err != nil:
-		return err
-	case c.Phase == undone || c.Before == c.After:
+		return stateError(err)
+	case c.Phase == undone:
 		return nil
+	case c.Before == c.After:
+		c.Phase = undone
+		return stateError(entry.WriteJSON(changeFile, c))
 	}
 	dir, base, err := n.dir(c.Path)
 	if action.KindOf(err) == action.NotFound && !c.Before.Exists {
@@ -282,6 +292,7 @@ func (n Node) restore(ctx context.Context, path string, changed bool) error {
 		return err
 	}
 	defer dir.Close()
+	dir.Remove(tempName(call.Token)) // of an attempt that was killed
 	now, err := look(dir, base, nil)
 	if err != nil {
 		return err
@@ -299,7 +310,7 @@ func (n Node) restore(ctx context.Context, path string, changed bool) error {
 		return err
 	}
 	c.Phase = undone
-	return entry.WriteJSON(changeFile, c)
+	return stateError(entry.WriteJSON(changeFile, c))
 }
 
 func putBack(entry journal.Entry, dir *os.Root, base, token string, before file) error {

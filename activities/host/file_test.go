@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -166,8 +167,75 @@ func TestFileAfterCrash(t *testing.T) {
 				if err := b.undo("tok", "host.file.write", in, nil); err != nil || state(t, file) != before {
 					t.Fatalf("error %v, file %s, was %s", err, state(t, file), before)
 				}
+				if files, _ := os.ReadDir(filepath.Dir(file)); len(files) > 1 {
+					t.Errorf("left behind: %v", files)
+				}
 			})
 		}
+	}
+}
+
+// In a directory that gives its group to new files, a file still gets its own back.
+func TestFileInSetgidDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may give a directory to another group")
+	}
+	b := newBench(t)
+	dir := t.TempDir()
+	if err := errors.Join(os.Chown(dir, 0, 4321), os.Chmod(dir, 0o775|os.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "f")
+	os.WriteFile(file, []byte("old"), 0o640)
+	os.Chown(file, 0, 0)
+	before := state(t, file)
+	in := map[string]any{"path": file, "content": "new"}
+	if _, err := b.do(callContext("tok"), "host.file.write", in); err != nil || state(t, file) != strings.Replace(before, "old", "new", 1) {
+		t.Errorf("error %v, file %s, was %s", err, state(t, file), before)
+	}
+	if err := b.undo("tok", "host.file.write", in, nil); err != nil || state(t, file) != before {
+		t.Errorf("back: error %v, file %s, was %s", err, state(t, file), before)
+	}
+}
+
+func TestFileOfASecret(t *testing.T) {
+	b := newBench(t)
+	file := filepath.Join(t.TempDir(), "f")
+	in := map[string]any{"path": file, "content": map[string]string{"$secret": "env:PASSWORD"}}
+	if _, err := b.do(callContext("tok"), "host.file.write", in); err != nil {
+		t.Fatal(err)
+	}
+	if got := state(t, file); !strings.HasPrefix(got, `"hunter2-hunter2" 0600`) {
+		t.Errorf("file %s, want it closed to others", got)
+	}
+}
+
+// An attempt that changed nothing and whose answer was lost is not to begin after its rollback.
+func TestFileUndoOfNoChange(t *testing.T) {
+	b := newBench(t)
+	file := filepath.Join(t.TempDir(), "f")
+	os.WriteFile(file, []byte("x"), 0o600)
+	in := map[string]any{"path": file, "content": "x"}
+	b.do(callContext("tok"), "host.file.write", in)
+	if err := b.undo("tok", "host.file.write", in, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.do(callContext("tok"), "host.file.write", in); action.KindOf(err) != action.Conflict {
+		t.Errorf("late: error %v", err)
+	}
+}
+
+// A disk that is full is no mistake of ours, and later may do.
+func TestFileWithoutState(t *testing.T) {
+	b := newBench(t)
+	b.StateDir = "/dev/null"
+	_, err := b.do(callContext("tok"), "host.file.write", map[string]any{"path": "/tmp/f", "content": "x"})
+	if action.KindOf(err) != action.Unavailable {
+		t.Errorf("error %v of kind %s", err, action.KindOf(err))
+	}
+	_, err = b.do(callContext("tok"), "host.command.run", map[string]any{"script": "true"})
+	if action.KindOf(err) != action.Unavailable {
+		t.Errorf("error %v of kind %s", err, action.KindOf(err))
 	}
 }
 

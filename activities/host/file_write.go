@@ -16,7 +16,7 @@ import (
 type fileWriteInput struct {
 	Path    string        `json:"path" jsonschema:"absolute path of the file; its directory must exist"`
 	Content action.Secret `json:"content" jsonschema:"all of its content"`
-	Mode    string        `json:"mode,omitempty" jsonschema:"permissions in octal, as text" default:"as it was; 0644 of a new file"`
+	Mode    string        `json:"mode,omitempty" jsonschema:"permissions in octal, as text" default:"as it was; of a new file 0644, or 0600 if content is a secret"`
 	Owner   string        `json:"owner,omitempty" jsonschema:"user it belongs to, by name or number" default:"as it was; the agent's of a new file"`
 	Group   string        `json:"group,omitempty" jsonschema:"group it belongs to, by name or number" default:"as it was; the agent's of a new file"`
 }
@@ -63,6 +63,9 @@ func (in fileWriteInput) after(now file, content string) (file, error) {
 	sum := sha256.Sum256([]byte(content))
 	want := file{Exists: true, Sum: hex.EncodeToString(sum[:]), Size: int64(len(content)),
 		Mode: 0o644, UID: os.Geteuid(), GID: os.Getegid()}
+	if in.Content.Ref != "" {
+		want.Mode = 0o600
+	}
 	if now.Exists {
 		want.Mode, want.UID, want.GID = now.Mode, now.UID, now.GID
 	}

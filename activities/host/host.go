@@ -72,10 +72,26 @@ func (n Node) entry(c action.Call) (journal.Entry, error) {
 		return journal.Entry{}, action.Errorf(action.Internal, "this node has no state directory")
 	}
 	e, err := n.Journal().Entry(c.Token)
+	return e, stateError(err)
+}
+
+// lock returns the entry of a call, and takes the lock under which it is changed.
+func (n Node) lock(c action.Call) (journal.Entry, *journal.Lock, error) {
+	e, err := n.entry(c)
 	if err != nil {
-		return e, &action.Error{Kind: action.Internal, Err: err}
+		return e, nil, err
 	}
-	return e, nil
+	use, err := e.Lock(journal.LockUse)
+	return e, use, stateError(err)
+}
+
+// stateError gives an error of the journal its kind: a disk that is full may
+// have room again, and what the journal knows makes another attempt safe.
+func stateError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &action.Error{Kind: action.Unavailable, Err: err}
 }
 
 // dir opens the directory that path is in, and returns it with path's last

@@ -16,7 +16,6 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/command"
-	"github.com/almanac-run/almanac/internal/journal"
 	"github.com/almanac-run/almanac/internal/output"
 )
 
@@ -61,7 +60,14 @@ func (n Node) services() (manager, error) {
 
 var serviceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]*$`)
 
-const priorFile = "service.json"
+// A servicing is what the journal keeps of one call: what the service was
+// before, and whether it is so again.
+type servicing struct {
+	serviceState
+	Undone bool `json:"undone,omitempty"`
+}
+
+const serviceFile = "service.json"
 
 // service does verb, having noted what the service was before.
 func (n Node) service(ctx context.Context, in serviceInput, verb string) (serviceOutput, error) {
@@ -74,24 +80,22 @@ func (n Node) service(ctx context.Context, in serviceInput, verb string) (servic
 		return serviceOutput{}, err
 	}
 	if verb != "" {
-		entry, err := n.entry(action.FromContext(ctx))
-		if err != nil {
-			return serviceOutput{}, err
-		}
-		use, err := entry.Lock(journal.LockUse)
+		entry, use, err := n.lock(action.FromContext(ctx))
 		if err != nil {
 			return serviceOutput{}, err
 		}
 		defer use.Unlock()
-		var prior serviceState
-		switch err := entry.ReadJSON(priorFile, &prior); {
+		var s servicing
+		switch err := entry.ReadJSON(serviceFile, &s); {
+		case err == nil && s.Undone:
+			return serviceOutput{}, action.Errorf(action.Conflict, "this step was rolled back on this node already")
 		case err == nil:
-			before = prior // of the first attempt
+			before = s.serviceState // of the first attempt
 		case !errors.Is(err, fs.ErrNotExist):
-			return serviceOutput{}, err
+			return serviceOutput{}, stateError(err)
 		default:
-			if err := entry.WriteJSON(priorFile, before); err != nil {
-				return serviceOutput{}, err
+			if err := entry.WriteJSON(serviceFile, servicing{serviceState: before}); err != nil {
+				return serviceOutput{}, stateError(err)
 			}
 		}
 		if err := m.do(ctx, verb, in.Name); err != nil {
@@ -108,26 +112,25 @@ func (n Node) service(ctx context.Context, in serviceInput, verb string) (servic
 // unservice makes the service what it was before: running or not, if active is
 // what the action changes, else enabled or not.
 func (n Node) unservice(ctx context.Context, in serviceInput, out *serviceOutput, active bool) error {
-	m, err := n.managerOf(in)
-	if err != nil {
-		return err
-	}
-	entry, err := n.entry(action.FromContext(ctx))
-	if err != nil {
-		return err
-	}
-	use, err := entry.Lock(journal.LockUse)
+	entry, use, err := n.lock(action.FromContext(ctx))
 	if err != nil {
 		return err
 	}
 	defer use.Unlock()
-	var prior serviceState
-	switch err := entry.ReadJSON(priorFile, &prior); {
+	var s servicing
+	switch err := entry.ReadJSON(serviceFile, &s); {
 	case errors.Is(err, fs.ErrNotExist) && (out == nil || !out.Changed):
-		return nil // it was never begun, or did nothing
+		// It was never begun, or did nothing, and is not to begin late.
+		return stateError(entry.WriteJSON(serviceFile, servicing{Undone: true}))
 	case errors.Is(err, fs.ErrNotExist):
 		return action.Errorf(action.NotFound, "what service %s was before is no longer known on this node", in.Name)
 	case err != nil:
+		return stateError(err)
+	case s.Undone:
+		return nil
+	}
+	m, err := n.managerOf(in)
+	if err != nil {
 		return err
 	}
 	now, err := m.state(ctx, in.Name)
@@ -136,18 +139,22 @@ func (n Node) unservice(ctx context.Context, in serviceInput, out *serviceOutput
 	}
 	verb := ""
 	switch {
-	case active && now.Active && !prior.Active:
+	case active && now.Active && !s.Active:
 		verb = "stop"
-	case active && !now.Active && prior.Active:
+	case active && !now.Active && s.Active:
 		verb = "start"
-	case !active && now.Enabled && !prior.Enabled:
+	case !active && now.Enabled && !s.Enabled:
 		verb = "disable"
-	case !active && !now.Enabled && prior.Enabled:
+	case !active && !now.Enabled && s.Enabled:
 		verb = "enable"
-	default:
-		return nil
 	}
-	return m.do(ctx, verb, in.Name)
+	if verb != "" {
+		if err := m.do(ctx, verb, in.Name); err != nil {
+			return err
+		}
+	}
+	s.Undone = true
+	return stateError(entry.WriteJSON(serviceFile, s))
 }
 
 func (n Node) managerOf(in serviceInput) (manager, error) {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,26 @@ func TestServiceEnable(t *testing.T) {
 		if err != nil || statusErr != nil || now["enabled"] != s.enabled {
 			t.Errorf("%+v: %v, errors %v, %v", s, now, err, statusErr)
 		}
+	}
+}
+
+// Do failed before it began, or comes after its rollback.
+func TestServiceUndoWithoutDo(t *testing.T) {
+	b := newServices(t, false)
+	for i, name := range []string{"web", "nothing", "no name"} {
+		in := map[string]any{"name": name}
+		token := fmt.Sprint("tok", i)
+		for range 2 {
+			if err := b.undo(token, "host.service.start", in, nil); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, err := b.do(callContext(token), "host.service.start", in); err == nil || name == "web" && action.KindOf(err) != action.Conflict {
+			t.Errorf("%s, late: %v", name, err)
+		}
+	}
+	if now, err := b.do(callContext("look"), "host.service.status", map[string]any{"name": "web"}); err != nil || now["active"] != false {
+		t.Errorf("status %v, error %v", now, err)
 	}
 }
 

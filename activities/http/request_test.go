@@ -311,7 +311,8 @@ func TestRefusedInputs(t *testing.T) {
 		{map[string]any{"url": "http://h/", "password": secretToken}, "a password but no username"},
 		{map[string]any{"url": "http://h/", "headers": map[string]any{"X-A": "b\r\nX-Evil: 1"}}, `header "X-A" has a name or a value`},
 		{map[string]any{"url": "http://h/", "headers": map[string]any{"X A": "b"}}, `header "X A" has a name or a value`},
-		{map[string]any{"url": "http://h/", "ca_file": "/nonexistent"}, "ca_file: open /nonexistent"},
+		{map[string]any{"url": "http://h/", "ca_file": "/nonexistent"}, "ca_file: stat /nonexistent"},
+		{map[string]any{"url": "http://h/", "ca_file": "/dev/zero"}, "ca_file: /dev/zero is not a file"},
 		{map[string]any{"url": "http://h/", "ca_file": "request_test.go"}, "holds no certificate"},
 	}
 	for _, c := range cases {
@@ -360,6 +361,21 @@ func TestBodyIsBounded(t *testing.T) {
 		b, _ := json.Marshal(out)
 		if err != nil || !out.Truncated || len(b) > outputBytes || out.Body == "" {
 			t.Errorf("%s: output of %d bytes, truncated %t, %v", path, len(b), out.Truncated, err)
+		}
+	}
+}
+
+// Of a secret that stands where the body is cut, the first half is masked too.
+func TestSecretAtTheCut(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "abc", r.Header.Get("X-Token"))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done() // and what is not read may never come
+	})
+	for size := 1; size < 10; size++ {
+		out, err := do(t, map[string]any{"url": url, "headers": map[string]any{"X-Token": secretToken}, "max_bytes": size, "timeout": "200ms"})
+		if want := "abc***"[:min(size, 6)]; err != nil || out.Body != want || !out.Truncated {
+			t.Errorf("%d bytes: %q, truncated %v, error %v; want %q", size, out.Body, out.Truncated, err, want)
 		}
 	}
 }

@@ -113,7 +113,7 @@ func TestWebhookURLIsNeverShown(t *testing.T) {
 		{answers.URL + "/secret", "webhook: 404 Not Found: no_team", action.NotFound},
 		{answers.URL + "/secret/moved", "webhook: 302 Found, to /elsewhere", action.Failed},
 		{"http://" + closed.Addr().String() + "/secret", "webhook: dial tcp " + closed.Addr().String() + ": connect: connection refused", action.Unavailable},
-		{"ftp://h/secret", `the URL begins with "ftp:"; it should begin with http:// or https://`, action.Invalid},
+		{"ftp://h/secret", "the URL should begin with http:// or https://", action.Invalid},
 		{"http://h:x/secret", "the URL cannot be read; it should be like https://host/path", action.Invalid},
 	}
 	for _, c := range cases {

@@ -87,6 +87,9 @@ type Job struct {
 
 var errNotStarted = errors.New("the supervisor ended before it started the command")
 
+// ErrNoMain is a mistake in the program that called Run.
+var ErrNoMain = errors.New("this program cannot run commands: it does not call command.Main first")
+
 // ErrSuperseded says that another Run waits for the command now.
 var ErrSuperseded = errors.New("a later delivery of the same step waits for the command")
 
@@ -114,10 +117,11 @@ func BootID() string { return bootID() }
 // supervisor would make it do its own work, without end.
 var mainCalled bool
 
-// newest counts the Runs of this process by entry: the last to come is the one
-// that the engine listens to.
+// newest knows the last Run of this process by entry: the one that the engine
+// listens to. Runs are numbered in the order in which they come.
 var newest struct {
 	sync.Mutex
+	last int
 	runs map[string]int
 }
 
@@ -127,8 +131,9 @@ func nextRun(dir string) int {
 	if newest.runs == nil {
 		newest.runs = map[string]int{}
 	}
-	newest.runs[dir]++
-	return newest.runs[dir]
+	newest.last++
+	newest.runs[dir] = newest.last
+	return newest.last
 }
 
 func isNewest(dir string, run int) bool {
@@ -147,13 +152,14 @@ func endRun(dir string, run int) {
 
 // Run starts job's command, unless its entry says that it was started before,
 // and waits for its end. If ctx ends first the command is made to end, and the
-// record that tells so is returned. Errors are ErrStopping, ErrSuperseded, *UnknownError,
-// and what kept the command from being started.
+// record that tells so is returned. Errors are ErrStopping, ErrSuperseded, ErrNoMain, *UnknownError,
+// and what kept the command from being started, or us from seeing how it ended:
+// after these Run may be called again.
 func Run(ctx context.Context, job Job) (journal.Record, error) {
 	run := nextRun(job.Entry.Dir())
 	defer endRun(job.Entry.Dir(), run)
 	for try := 1; ; try++ {
-		exited, err := begin(job)
+		exited, err := begin(ctx, job)
 		if err != nil {
 			return journal.Record{}, err
 		}
@@ -167,7 +173,7 @@ func Run(ctx context.Context, job Job) (journal.Record, error) {
 
 // begin makes sure that the command was started, and returns a channel that is
 // closed when its supervisor has ended; nil if that is not our child.
-func begin(job Job) (<-chan struct{}, error) {
+func begin(ctx context.Context, job Job) (<-chan struct{}, error) {
 	e := job.Entry
 	use, err := e.Lock(journal.LockUse)
 	if err != nil {
@@ -192,15 +198,18 @@ func begin(job Job) (<-chan struct{}, error) {
 		return nil, err
 	}
 	switch {
-	case ok && rec.State == journal.Exited:
+	case ok && rec.State == journal.Exited && !rec.Passing:
 		return nil, nil
 	case ok && rec.State == journal.Started && !job.Idempotent:
 		return nil, unknown(rec)
 	case ok && rec.State == journal.Started:
 		killLeft(rec)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // it ended while we waited for the lock: nothing is to begin now
+	}
 	if !mainCalled {
-		return nil, errors.New("this program cannot run commands: it does not call command.Main first")
+		return nil, ErrNoMain
 	}
 	spec, err := job.Spec()
 	if err != nil {
@@ -223,7 +232,7 @@ func unknown(rec journal.Record) error {
 }
 
 // supervise starts the supervisor, gives it spec and its share of the lock, and
-// returns when it has the spec.
+// returns when it has the spec, or has died: then the record says how far it came.
 func supervise(e journal.Entry, running *journal.Lock, spec Spec) (<-chan struct{}, error) {
 	// Not JSON: values need not be UTF-8.
 	var b bytes.Buffer
@@ -262,7 +271,6 @@ func supervise(e journal.Entry, running *journal.Lock, spec Spec) (<-chan struct
 	if _, err := ready.Read(make([]byte, 1)); err != nil {
 		cmd.Process.Kill()
 		<-done
-		return nil, fmt.Errorf("the supervisor did not start: %w", err)
 	}
 	return done, nil
 }

@@ -237,6 +237,19 @@ func TestAcceptedIsNotStarted(t *testing.T) {
 	}
 }
 
+// What kept it from being started may have passed.
+func TestNotStartedForLackOfSomething(t *testing.T) {
+	b := newBench(t, effect)
+	b.job().Entry.SetRecord(journal.Record{State: journal.Exited, Run: 1, ExitCode: 127, Error: "no space left on device", Passing: true})
+	rec, err := Run(t.Context(), b.job())
+	if err != nil || rec.ExitCode != 0 || rec.Error != "" || rec.Run != 2 || b.effects() != 1 {
+		t.Fatalf("record %+v, error %v, %d effects; want it run, once", rec, err, b.effects())
+	}
+	if !passing(startError(&os.PathError{Op: "fork/exec", Path: "/bin/sh", Err: syscall.EAGAIN})) || passing(startError(&os.PathError{Err: syscall.ENOENT})) {
+		t.Error("EAGAIN passes, ENOENT does not")
+	}
+}
+
 // An agent died while it spoke to the supervisor, which then ends without having begun.
 func TestSupervisorThatNeverBegan(t *testing.T) {
 	b := newBench(t, effect)
@@ -519,6 +532,75 @@ func TestNothingToBeSeen(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// What a command leaves behind and what then ends takes no place in the process
+// table, however long the command runs.
+func TestOrphansAreBuried(t *testing.T) {
+	b := newBench(t, "for i in $(seq 100); do (true &); done; "+effect+"until test -e go; do sleep 0.02; done; exit 9")
+	done := make(chan journal.Record, 1)
+	go func() { rec, _ := Run(t.Context(), b.job()); done <- rec }()
+	eventually(t, "the command runs", func() bool { return b.effects() == 1 })
+	eventually(t, "no orphan is left", func() bool {
+		zombies := 0
+		for _, s := range processes() {
+			if s.zombie && s.parent == b.record().Supervisor.PID {
+				zombies++
+			}
+		}
+		return zombies == 0
+	})
+	os.WriteFile(filepath.Join(b.dir, "go"), nil, 0o600)
+	if rec := <-done; rec.ExitCode != 9 {
+		t.Errorf("record %+v", rec)
+	}
+}
+
+// A process that has the number of a command's group by now is left alone.
+func TestNumbersOfOthers(t *testing.T) {
+	other := exec.Command("setsid", "sh", "-c", "sleep 100 & wait")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Wait()
+	defer syscall.Kill(-other.Process.Pid, syscall.SIGKILL)
+	pid := other.Process.Pid
+	members := func() (n int) {
+		for _, s := range processes() {
+			if s.group == pid && !s.zombie {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "it leads a group", func() bool { return members() == 2 })
+	leader := process(pid)
+	earlier := journal.Process{PID: pid, Start: leader.Start - 1}
+	for name, rec := range map[string]journal.Record{
+		"its leader was started later": {Supervisor: earlier, Command: earlier},
+		"it is in another session":     {Supervisor: journal.Process{PID: 1}, Command: leader},
+	} {
+		b := newBench(t, effect)
+		rec.State, rec.Run, rec.BootID = journal.Started, 1, bootID()
+		b.job().Entry.SetRecord(rec)
+		_, err := Run(t.Context(), b.job())
+		var unknown *UnknownError
+		if !errors.As(err, &unknown) || members() != 2 {
+			t.Errorf("%s: error %v, %d of its 2 processes left", name, err, members())
+		}
+	}
+}
+
+func TestEndedBeforeItBegan(t *testing.T) {
+	b := newBench(t, effect)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if rec, err := Run(ctx, b.job()); !errors.Is(err, context.Canceled) || b.effects() != 0 {
+		t.Fatalf("record %+v, error %v, %d effects", rec, err, b.effects())
+	}
+	if rec, err := Run(t.Context(), b.job()); err != nil || rec.ExitCode != 0 || b.effects() != 1 {
+		t.Fatalf("afterwards: record %+v, error %v, %d effects", rec, err, b.effects())
+	}
 }
 
 func TestMainIsRequired(t *testing.T) {

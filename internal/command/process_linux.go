@@ -50,9 +50,9 @@ func memoryFile(name, content string) (*os.File, error) {
 
 // stat is what /proc says of a process.
 type stat struct {
-	pid, parent, group int
-	start              uint64
-	zombie             bool
+	parent, group, session int
+	start                  uint64
+	zombie                 bool
 }
 
 func readStat(pid int) (stat, bool) {
@@ -69,9 +69,10 @@ func readStat(pid int) (stat, bool) {
 	if len(f) < 20 {
 		return stat{}, false
 	}
-	s := stat{pid: pid, zombie: f[0] == "Z" || f[0] == "X"}
+	s := stat{zombie: f[0] == "Z" || f[0] == "X"}
 	s.parent, _ = strconv.Atoi(f[1])
 	s.group, _ = strconv.Atoi(f[2])
+	s.session, _ = strconv.Atoi(f[3])
 	s.start, _ = strconv.ParseUint(f[19], 10, 64)
 	return s, true
 }
@@ -88,15 +89,9 @@ func alive(p journal.Process) bool {
 	return ok && p.PID > 0 && s.start == p.Start && !s.zombie
 }
 
-// tree returns the processes of the group pgid and all descendants of this
-// process: since it is their reaper, what the command started is among them,
-// however it has detached itself.
-func tree(pgid int) []int {
-	dir, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
+func processes() map[int]stat {
 	all := map[int]stat{}
+	dir, _ := os.ReadDir("/proc")
 	for _, d := range dir {
 		if pid, err := strconv.Atoi(d.Name()); err == nil {
 			if s, ok := readStat(pid); ok {
@@ -104,6 +99,14 @@ func tree(pgid int) []int {
 			}
 		}
 	}
+	return all
+}
+
+// tree returns the processes of the group pgid and all descendants of this
+// process: since it is their reaper, what the command started is among them,
+// however it has detached itself.
+func tree(pgid int) []int {
+	all := processes()
 	me := os.Getpid()
 	var pids []int
 	for pid, s := range all {
@@ -148,18 +151,15 @@ func killLeft(rec journal.Record) {
 	if rec.BootID != bootID() || rec.Command.PID <= 1 {
 		return
 	}
-	dir, err := os.ReadDir("/proc")
-	if err != nil {
+	all := processes()
+	// The numbers may be others' by now, after many processes or in another
+	// container. A group and its session keep theirs while they have members; a
+	// new group of the same number has a leader that was started later.
+	if leader, ok := all[rec.Command.PID]; ok && leader.start != rec.Command.Start {
 		return
 	}
-	for _, d := range dir {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil {
-			continue
-		}
-		// A group keeps its number while it has members: one that was started
-		// before the command is another one's.
-		if s, ok := readStat(pid); ok && s.group == rec.Command.PID && s.start >= rec.Command.Start {
+	for pid, s := range all {
+		if s.group == rec.Command.PID && s.session == rec.Supervisor.PID && s.start >= rec.Command.Start {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}

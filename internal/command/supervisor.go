@@ -82,11 +82,18 @@ func superviseMain(e journal.Entry) int {
 // fail records that the command was not started.
 func fail(e journal.Entry, rec journal.Record, err error) int {
 	rec.State, rec.EndedAt, rec.Error = journal.Exited, time.Now(), err.Error()
-	rec.ExitCode = 127
+	rec.ExitCode, rec.Passing = 127, passing(err)
 	if e.SetRecord(rec) != nil {
 		return 1
 	}
 	return 0
+}
+
+// passing tells whether the node only lacks something at this moment.
+func passing(err error) bool {
+	return slices.ContainsFunc([]error{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.ENOMEM, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE, syscall.EIO, syscall.ETXTBSY,
+	}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // run starts the command and waits for its end. It fills rec; an error means
@@ -145,8 +152,8 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 	flushing := time.NewTicker(250 * time.Millisecond)
 	defer flushing.Stop()
 
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	exited := make(chan syscall.WaitStatus, 1)
+	go func() { exited <- await(rec.Command.PID) }()
 	deadline := after(spec.Deadline)
 	var kill <-chan time.Time
 	grace := spec.Grace
@@ -164,10 +171,10 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 		// Without a record of the process nobody could find it after us.
 		end(journal.Terminated)
 	}
-	var waitErr error
+	var status syscall.WaitStatus
 	for waiting := true; waiting; {
 		select {
-		case waitErr = <-exited:
+		case status = <-exited:
 			waiting = false
 		case <-deadline:
 			end(journal.TimedOut)
@@ -184,6 +191,7 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 				end(journal.Terminated)
 			}
 		case <-kill:
+			kill = time.After(again)
 			killTree(rec.Command.PID, syscall.SIGKILL)
 		case <-flushing.C:
 			stdout.tick()
@@ -192,7 +200,9 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 	}
 	if rec.Stopped != "" {
 		// The command has ended; what it started may not have.
-		endTree(rec.Command.PID, kill)
+		if !endTree(rec.Command.PID, kill) {
+			log.write([]byte(notEnded))
+		}
 	}
 	// What it left running on purpose may hold the pipes: its output is no longer ours.
 	select {
@@ -204,7 +214,7 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 	<-drained
 	stdout.flush()
 	stderr.flush()
-	rec.ExitCode = exitCode(cmd, waitErr)
+	rec.ExitCode = exitCode(status)
 	rec.Stdout = excerpt.Text()
 	rec.Size = log.written
 	if err := errors.Join(log.err, w.Sync()); err != nil {
@@ -214,17 +224,42 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 	return nil
 }
 
-// endTree ends what is left of a command that was made to end.
-func endTree(pgid int, kill <-chan time.Time) {
-	for treeAlive(pgid) {
+// await waits for the end of the process pid, and buries every other child that
+// ends before: what the command leaves behind becomes ours (see becomeReaper),
+// and a command that runs for months may leave much.
+func await(pid int) syscall.WaitStatus {
+	for {
+		var status syscall.WaitStatus
+		switch ended, err := syscall.Wait4(-1, &status, 0, nil); {
+		case ended == pid:
+			return status
+		case err != nil && err != syscall.EINTR:
+			return 127 << 8
+		}
+	}
+}
+
+// again is how soon after a kill the next follows, for what was made in the meantime.
+const again = 100 * time.Millisecond
+
+const notEnded = "\nalmanac: some of the command's processes cannot be ended, and were left running\n"
+
+// endTree ends what is left of a command that was made to end. It gives up on
+// what does not end when killed: a process that waits for a dead disk, or one
+// that belongs to another user (sudo).
+func endTree(pgid int, kill <-chan time.Time) bool {
+	for kills := 0; treeAlive(pgid); reap() {
 		select {
 		case <-kill:
-			kill = time.After(100 * time.Millisecond) // again, for what was made in the meantime
+			if kills++; kills > 100 {
+				return false
+			}
+			kill = time.After(again)
 			killTree(pgid, syscall.SIGKILL)
 		case <-time.After(20 * time.Millisecond):
 		}
-		reap()
 	}
+	return true
 }
 
 func after(t time.Time) <-chan time.Time {
@@ -234,15 +269,11 @@ func after(t time.Time) <-chan time.Time {
 	return time.After(time.Until(t))
 }
 
-func exitCode(cmd *exec.Cmd, err error) int {
-	state := cmd.ProcessState
-	if state == nil {
-		return 127
-	}
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+func exitCode(status syscall.WaitStatus) int {
+	if status.Signaled() {
 		return 128 + int(status.Signal())
 	}
-	return state.ExitCode()
+	return status.ExitStatus()
 }
 
 // startError drops what os/exec says of files that the reader does not know.
@@ -254,7 +285,8 @@ func startError(err error) error {
 	return err
 }
 
-// prepare makes the command, and the files it is handed.
+// prepare makes the command, and the files it is handed, which are to be closed
+// once it has started.
 func prepare(spec Spec) (*exec.Cmd, []*os.File, error) {
 	if len(spec.Argv) == 0 {
 		return nil, nil, errors.New("no command")
@@ -299,6 +331,7 @@ func prepare(spec Spec) (*exec.Cmd, []*os.File, error) {
 			return nil, nil, err
 		}
 		cmd.Stdin = f
+		files = append(files, f)
 	}
 	cmd.SysProcAttr = attributes()
 	if c := spec.Credential; c != nil {

@@ -53,7 +53,7 @@ func New() *Client {
 type Request struct {
 	Method string
 	URL    string // http or https, without user and password
-	Name   string // what errors call the other side; if empty, the URL without its query
+	Name   string // what errors call the other side, if the URL is a secret; if empty, the URL without its query
 
 	Headers     map[string]action.Secret
 	Username    string // basic authentication, if not empty
@@ -62,7 +62,7 @@ type Request struct {
 	ContentType string // of Body, unless Headers says
 	CAFile      string // PEM file of certificates to trust besides the system's
 	Redirects   int    // how many to follow, of GET and HEAD only
-	MaxBytes    int64  // of the answer's body, unpacked; what is over it is not read
+	MaxBytes    int64  // of the answer's body, unpacked; little more is read
 	Timeout     time.Duration
 	Expect      []int // the statuses that are no error; empty: 200 to 299
 }
@@ -84,13 +84,19 @@ type Detail struct {
 	Body       string `json:"body,omitempty"`        // its first 2 KiB
 }
 
-const detailBytes = 2 << 10
+const (
+	detailBytes = 2 << 10
+
+	// overlap is how much is read beyond MaxBytes: of a secret that stands at the
+	// cut, the first half would not be recognised.
+	overlap = 1 << 10
+)
 
 // Do makes the call. An error is an action.Error; if its Detail is a Detail,
 // there was an answer, which is returned as well.
 func (c *Client) Do(ctx context.Context, r Request) (Response, error) {
 	call := action.FromContext(ctx)
-	u, err := parseURL(r.URL)
+	u, err := parseURL(r.URL, r.Name != "")
 	if err != nil {
 		return Response{}, err
 	}
@@ -118,8 +124,8 @@ func (c *Client) Do(ctx context.Context, r Request) (Response, error) {
 		return Response{}, callError(ctx, name, mask, r.Timeout, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, r.MaxBytes+1))
-	if err != nil {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, r.MaxBytes+overlap))
+	if err != nil && int64(len(body)) <= r.MaxBytes {
 		return Response{}, callError(ctx, name, mask, r.Timeout, fmt.Errorf("reading the answer: %w", err))
 	}
 	out := Response{
@@ -128,10 +134,10 @@ func (c *Client) Do(ctx context.Context, r Request) (Response, error) {
 		Truncated: int64(len(body)) > r.MaxBytes,
 		Duration:  time.Since(began),
 	}
-	if out.Truncated {
-		body = body[:r.MaxBytes]
-	}
 	out.Body = mask(strings.ToValidUTF8(string(body), "\uFFFD"))
+	if out.Truncated && int64(len(out.Body)) > r.MaxBytes {
+		out.Body = strings.ToValidUTF8(out.Body[:r.MaxBytes], "")
+	}
 	for k, v := range resp.Header {
 		if k != "Set-Cookie" {
 			out.Headers[strings.ToLower(k)] = mask(strings.ToValidUTF8(strings.Join(v, ", "), "\uFFFD"))
@@ -143,13 +149,16 @@ func (c *Client) Do(ctx context.Context, r Request) (Response, error) {
 	return out, statusError(name, out)
 }
 
-func parseURL(text string) (*url.URL, error) {
+func parseURL(text string, secret bool) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		// The cause quotes the URL, which may be a secret.
 		return nil, action.Errorf(action.Invalid, "the URL cannot be read; it should be like https://host/path")
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
+		if secret { // of which the beginning is a part
+			return nil, action.Errorf(action.Invalid, "the URL should begin with http:// or https://")
+		}
 		return nil, action.Errorf(action.Invalid, "the URL begins with %q; it should begin with http:// or https://", u.Scheme+":")
 	}
 	if u.Hostname() == "" {
@@ -221,8 +230,18 @@ func (c *Client) transportFor(caFile string) (t *http.Transport, done func(), er
 	return t, t.CloseIdleConnections, nil
 }
 
+const maxRoots = 1 << 20
+
 // Roots returns the system's trusted certificates and those of a PEM file.
 func Roots(file string) (*x509.CertPool, error) {
+	// Opening a pipe could block, and a device has no end: look first.
+	info, err := os.Stat(file)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxRoots) {
+		err = fmt.Errorf("%s is not a file of at most %d bytes", file, maxRoots)
+	}
+	if err != nil {
+		return nil, action.Errorf(action.Invalid, "ca_file: %w", err)
+	}
 	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, action.Errorf(action.Invalid, "ca_file: %w", err)

@@ -24,9 +24,13 @@ import (
 // Journal is the journal in the directory of that name, created when needed.
 type Journal string
 
-// Keep is how long an entry is kept after its last change: longer than any
-// execution is expected to come back to one of its steps.
+// Keep is how long an entry is kept after its last change, at least: longer than
+// any execution is expected to come back to one of its steps. It is removed
+// after twice as long; see Expire.
 const Keep = 30 * 24 * time.Hour
+
+// markFile marks an entry that was found old.
+const markFile = "old"
 
 // Entry is the memory of one token. It may be used by one goroutine; others
 // open their own.
@@ -160,6 +164,9 @@ func syncDir(name string) error {
 
 // Expire removes the entries whose last change is older than age and that
 // nobody holds. It returns how many, and goes on past one that cannot be removed.
+//
+// The clock may have been wrong then or be wrong now. So an entry that is found
+// old is marked, which is a change, and goes when it is found old again.
 func (j Journal) Expire(now time.Time, age time.Duration) (int, error) {
 	entries, err := os.ReadDir(string(j))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,6 +184,10 @@ func (j Journal) Expire(now time.Time, age time.Duration) (int, error) {
 		e := Entry{filepath.Join(string(j), d.Name())}
 		info, err := os.Stat(e.dir) // changes with every record, since each is a rename in it
 		if err != nil || now.Sub(info.ModTime()) < age {
+			continue
+		}
+		if _, err := os.Lstat(e.File(markFile)); err != nil {
+			all = errors.Join(all, e.Write(markFile, nil))
 			continue
 		}
 		ok, err := e.remove()

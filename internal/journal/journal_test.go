@@ -120,13 +120,17 @@ func TestExpire(t *testing.T) {
 	gone, held := age("gone"), age("held")
 	l, _ := held.TryLock(LockRunning)
 	defer l.Unlock()
-	for _, e := range []Entry{gone, held} {
-		os.Chtimes(e.Dir(), old, old)
-	}
 	os.WriteFile(filepath.Join(string(j), "not-ours"), nil, 0o600)
-	n, err := j.Expire(time.Now(), Keep)
-	if n != 1 || err != nil {
-		t.Errorf("removed %d, %v", n, err)
+	// The first time it may be the clock that was set.
+	for i, want := range []int{0, 0, 1} {
+		if i != 1 {
+			for _, e := range []Entry{gone, held} {
+				os.Chtimes(e.Dir(), old, old)
+			}
+		}
+		if n, err := j.Expire(time.Now(), Keep); n != want || err != nil {
+			t.Errorf("removed %d the %dth time, %v; want %d", n, i+1, err, want)
+		}
 	}
 	left, _ := os.ReadDir(string(j))
 	var names []string

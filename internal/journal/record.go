@@ -40,6 +40,8 @@ type Record struct {
 	Stopped  Reason `json:"stopped"`          // why it was made to end, or ""
 	Stdout   string `json:"stdout,omitempty"` // masked and abridged
 	Error    string `json:"error,omitempty"`  // why it could not be started
+
+	Passing bool `json:"passing,omitempty"` // the Error may pass by itself: it is started anew when asked for
 }
 
 // Process names a process so that another one with its number is not taken for it.

@@ -102,6 +102,14 @@ func (o *Options) complete() error {
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("node %s: state directory: %w", o.ID, err)
 	}
+	info, err := os.Stat(o.StateDir)
+	if err != nil {
+		return fmt.Errorf("node %s: state directory: %w", o.ID, err)
+	}
+	// Who can write there decides what runs on the node.
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("node %s: others can write in the state directory %s; chmod 700 it", o.ID, o.StateDir)
+	}
 	if o.Root != "" {
 		if info, err := os.Stat(o.Root); err != nil || !info.IsDir() {
 			return fmt.Errorf("node %s: the root directory %s is not there", o.ID, o.Root)

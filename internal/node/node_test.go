@@ -1,7 +1,9 @@
 package node
 
 import (
+	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +18,10 @@ func TestOptions(t *testing.T) {
 	}
 	defer c.Close()
 	dir := t.TempDir()
+	open := filepath.Join(dir, "open")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o770)); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		o    Options
 		says string // empty: accepted
@@ -30,6 +36,7 @@ func TestOptions(t *testing.T) {
 		{Options{ID: "web-1", StateDir: dir}, "required"},
 		{Options{Client: c, ID: "web-1", StateDir: dir, Root: filepath.Join(dir, "none")}, "root directory"},
 		{Options{Client: c, ID: "web-1", StateDir: "/dev/null/x"}, "state directory"},
+		{Options{Client: c, ID: "web-1", StateDir: open}, "others can write in the state directory"},
 	}
 	for _, tt := range tests {
 		tt.o.Logger = slog.New(slog.DiscardHandler)

@@ -117,7 +117,23 @@ func (d Dir) Append(ref string) (Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("output store: %w", err)
 	}
+	// The output's name has to survive a crash too, and those of its directories.
+	for dir, i := filepath.Dir(name), 0; i < 3; dir, i = filepath.Dir(dir), i+1 {
+		if err := syncDir(dir); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("output store: %w", err)
+		}
+	}
 	return f, nil
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // Open implements Store.

@@ -1,12 +1,7 @@
 package secret
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/json"
 	"io"
-	"net/url"
 	"strings"
 	"sync"
 )
@@ -23,14 +18,15 @@ const MinLength = 4
 const pieceSize = 512
 
 // Masker replaces values that were added to it. It finds a value as it is, each
-// of its lines, and the value in base64 (wherever it begins in the encoded
-// text), in hex, URL-escaped and JSON-escaped; of a value above 64 KiB only the
-// first two. The zero Masker is ready; it may be used by several goroutines.
+// of its lines, and the value as others write it: see encoded. Of a value above
+// 64 KiB it finds only the first two. The zero Masker is ready; it may be used
+// by several goroutines.
 type Masker struct {
 	mu      sync.RWMutex
 	pieces  map[string]bool
 	byHead  map[head][]string // pieces by their first bytes, so that one pass over a text finds all
 	seen    []bool            // the first two bytes of some piece: most places of a text need one look
+	begins  map[string]bool   // what pieces begin with, shorter than a head
 	longest int
 }
 
@@ -41,7 +37,7 @@ func (m *Masker) Add(value string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.pieces == nil {
-		m.pieces, m.byHead, m.seen = map[string]bool{}, map[head][]string{}, make([]bool, 1<<16)
+		m.pieces, m.byHead, m.seen, m.begins = map[string]bool{}, map[head][]string{}, make([]bool, 1<<16), map[string]bool{}
 	}
 	for _, form := range forms(value) {
 		for _, piece := range split(form) {
@@ -52,6 +48,9 @@ func (m *Masker) Add(value string) {
 			h := head([]byte(piece[:MinLength]))
 			m.byHead[h] = append(m.byHead[h], piece)
 			m.seen[int(piece[0])<<8|int(piece[1])] = true
+			for n := 1; n < MinLength; n++ {
+				m.begins[piece[:n]] = true
+			}
 			m.longest = max(m.longest, len(piece))
 		}
 	}
@@ -73,29 +72,10 @@ func forms(value string) []string {
 	if len(value) > 64<<10 {
 		return all
 	}
-	b := []byte(value)
-	all = append(all, hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)),
-		url.QueryEscape(value), url.PathEscape(value))
-	for _, escapeHTML := range []bool{true, false} {
-		var buf bytes.Buffer
-		enc := json.NewEncoder(&buf)
-		enc.SetEscapeHTML(escapeHTML)
-		if enc.Encode(value) == nil {
-			all = append(all, strings.Trim(buf.String(), "\"\n"))
-		}
-	}
-	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		all = append(all, enc.EncodeToString(b))
-		// Inside a longer encoded text the value may begin at any of three
-		// places; what does not depend on its neighbours is the same.
-		for shift := range 3 {
-			text := enc.EncodeToString(append(make([]byte, shift), b...))
-			begin := []int{0, 2, 3}[shift]
-			end := (len(b) + shift) / 3 * 4
-			if end-begin >= 2*MinLength {
-				all = append(all, text[begin:end])
-			}
-		}
+	all = append(all, encoded(value)...)
+	// Shells drop the newline at the end, and often the spaces around.
+	if trimmed := strings.TrimSpace(value); trimmed != value && len(trimmed) >= MinLength {
+		all = append(append(all, trimmed), encoded(trimmed)...)
 	}
 	return all
 }
@@ -242,19 +222,19 @@ func (w *Writer) emit(n int, spans []span) error {
 // mayBegin returns the first place of b whose rest is the beginning of a value;
 // len(b) if there is none.
 func (m *Masker) mayBegin(b []byte) int {
-	for i := max(0, len(b)-m.longest+1); i < len(b); i++ {
-		rest := string(b[i:])
-		if len(rest) >= MinLength {
-			for _, p := range m.byHead[head(b[i:i+MinLength])] {
-				if len(p) > len(rest) && strings.HasPrefix(p, rest) {
-					return i
-				}
+	first := min(len(b), max(0, len(b)-m.longest+1))
+	end := string(b[first:])
+	for i := range len(end) {
+		rest := end[i:]
+		if len(rest) < MinLength {
+			if m.begins[rest] {
+				return first + i
 			}
 			continue
 		}
-		for h := range m.byHead {
-			if strings.HasPrefix(string(h[:]), rest) {
-				return i
+		for _, p := range m.byHead[head([]byte(rest[:MinLength]))] {
+			if len(p) > len(rest) && strings.HasPrefix(p, rest) {
+				return first + i
 			}
 		}
 	}

@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // MaxSize bounds the value of one secret, in bytes.
@@ -78,32 +80,40 @@ func readFile(name string) (string, error) {
 	}
 	real, err := filepath.EvalSymlinks(name)
 	if err != nil {
-		return "", errors.Unwrap(err)
+		return "", reason(err)
 	}
 	// There stand this and other processes' environments, which env: keeps back.
 	if strings.HasPrefix(real, "/proc/") || strings.HasPrefix(real, "/sys/") {
 		return "", fmt.Errorf("%w: what the kernel tells of processes is no secret", os.ErrPermission)
 	}
 	// Opening a pipe or a device could block or have effects: look first.
-	info, err := os.Stat(name)
+	info, err := os.Lstat(real)
 	if err != nil {
-		return "", errors.Unwrap(err)
+		return "", reason(err)
 	}
 	if !info.Mode().IsRegular() {
 		return "", fmt.Errorf("%w: not a regular file", ErrReference)
 	}
-	f, err := os.Open(name)
+	f, err := os.OpenFile(real, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return "", errors.Unwrap(err)
+		return "", reason(err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
-		return "", err
+		return "", reason(err)
 	}
 	if len(b) > MaxSize {
 		return "", fmt.Errorf("more than %d bytes", MaxSize)
 	}
 	s := strings.TrimSuffix(string(b), "\n")
 	return strings.TrimSuffix(s, "\r"), nil
+}
+
+// reason is what a file's error says beside the path, which the reference has.
+func reason(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
 }
