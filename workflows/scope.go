@@ -170,6 +170,9 @@ func (sc *scope) raw(ctx workflow.Context, v *program.Value) (json.RawMessage, e
 				return nil, err
 			}
 			text += expr.Text(x)
+			if err := sc.fits(v, len(text)); err != nil {
+				return nil, err
+			}
 		}
 		return json.Marshal(text)
 	case v.List != nil:
@@ -183,12 +186,24 @@ func (sc *scope) raw(ctx workflow.Context, v *program.Value) (json.RawMessage, e
 				list = append(list, ',')
 			}
 			list = append(list, raw...)
+			if err := sc.fits(v, len(list)); err != nil {
+				return nil, err
+			}
 		}
 		return append(list, ']'), nil
 	case v.Map != nil:
 		return sc.object(ctx, v.Map, nil)
 	}
 	return v.Lit, nil
+}
+
+// fits refuses a value that is put together of others and that nothing could
+// carry: vars made of vars could double forty times.
+func (sc *scope) fits(v *program.Value, size int) error {
+	if size <= mostInput {
+		return nil
+	}
+	return sc.fail(action.Invalid, posOf(v), "the value is larger than the limit of %d bytes", mostInput)
 }
 
 // object evaluates entries to a JSON object; over replaces the values of some keys.
@@ -213,6 +228,9 @@ func (sc *scope) object(ctx workflow.Context, entries []program.Entry, over map[
 			}
 		}
 		member(e.Key, raw)
+		if err := sc.fits(&e.Value, len(out)); err != nil {
+			return nil, err
+		}
 	}
 	for _, key := range workflow.DeterministicKeys(over) {
 		if !seen[key] {

@@ -24,8 +24,9 @@ func mismatch(have, want program.Type) string {
 		}
 		return ""
 	case have.Kind == program.Map && want.Kind == program.Object:
+		// Which keys it has is not known: those it must have can be checked.
 		for _, f := range want.Fields {
-			if mismatch(*have.Elem, f.Type) != "" {
+			if !f.Optional && mismatch(*have.Elem, f.Type) != "" {
 				return plain
 			}
 		}
@@ -42,6 +43,8 @@ func mismatch(have, want program.Type) string {
 			switch {
 			case !ok && !f.Optional:
 				return fmt.Sprintf("%s; it lacks %s", plain, f.Name)
+			case ok && g.Optional && !f.Optional:
+				return fmt.Sprintf("%s; its %s may be absent", plain, f.Name)
 			case ok && mismatch(g.Type, f.Type) != "":
 				return fmt.Sprintf("%s; its %s is %s", plain, f.Name, article(g.Type))
 			}
@@ -53,22 +56,6 @@ func mismatch(have, want program.Type) string {
 		}
 	}
 	return ""
-}
-
-// holdsSecret tells whether a secret is anywhere in a value of type t.
-func holdsSecret(t program.Type) bool {
-	if t.Kind == program.Secret {
-		return true
-	}
-	if t.Elem != nil {
-		return holdsSecret(*t.Elem)
-	}
-	for _, f := range t.Fields {
-		if holdsSecret(f.Type) {
-			return true
-		}
-	}
-	return false
 }
 
 // join is the type of a list's elements: theirs if they agree, else any.

@@ -266,8 +266,9 @@ func (c *compiler) childRunbook(step *program.Step, m keyed, sc *scope) program.
 		default:
 			known = called.program
 			out = program.Type{Kind: program.Object, Fields: []program.Field{}}
+			ends := stops(known.Steps)
 			for _, o := range known.Outputs {
-				out.Fields = append(out.Fields, program.Field{Name: o.Name, Type: o.Type})
+				out.Fields = append(out.Fields, program.Field{Name: o.Name, Type: o.Type, Optional: ends && usesSteps(&o.Value)})
 			}
 		}
 	}
@@ -280,6 +281,24 @@ func (c *compiler) childRunbook(step *program.Step, m keyed, sc *scope) program.
 	}
 	step.Outputs = c.outputs(m.get("outputs"), sc.with(expr.Name{Name: "result", Type: out}), out)
 	return out
+}
+
+// stops tells whether there is a `stop:` among the steps, so that later ones may never run.
+func stops(steps []program.Step) bool {
+	return slices.ContainsFunc(steps, func(s program.Step) bool {
+		return s.Kind == program.KindStop || stops(s.Steps) ||
+			slices.ContainsFunc(s.Branches, func(b program.Branch) bool { return stops(b.Steps) }) ||
+			s.OnError != nil && stops(s.OnError.Steps)
+	})
+}
+
+// usesSteps tells whether a value is made of what steps gave.
+func usesSteps(v *program.Value) bool {
+	uses := func(e *program.Expr) bool { return e != nil && mention.MatchString(e.Text) }
+	return uses(v.Expr) ||
+		slices.ContainsFunc(v.Text, func(p program.Part) bool { return uses(p.Expr) }) ||
+		slices.ContainsFunc(v.List, func(v program.Value) bool { return usesSteps(&v) }) ||
+		slices.ContainsFunc(v.Map, func(e program.Entry) bool { return usesSteps(&e.Value) })
 }
 
 func joinArrow(names []string) string {

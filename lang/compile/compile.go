@@ -113,6 +113,7 @@ type build struct {
 	names    []string          // of the actions, sorted
 	runbooks map[string]*child // called ones, by name
 	forms    []form
+	fields   int      // in the types of vars and outputs
 	stack    []string // names of the runbooks being compiled, outermost first
 }
 
@@ -235,6 +236,7 @@ func (c *compiler) declareVars(n *syntax.Node, sc *scope) []program.Output {
 			continue
 		}
 		v, t := c.value(p.Value, anyType, sc, valueOpts{secret: true})
+		t = c.bounded(p.Value, t)
 		c.vars.Fields = append(c.vars.Fields, program.Field{Name: p.Key.Value, Type: t})
 		if v != nil {
 			vars = append(vars, program.Output{Name: p.Key.Value, Type: t, Value: *v, Pos: p.Key.Pos})
@@ -255,10 +257,44 @@ func (c *compiler) outputs(n *syntax.Node, sc *scope, taken program.Type) []prog
 			continue
 		}
 		if v, t := c.value(p.Value, anyType, sc, valueOpts{}); v != nil {
-			outs = append(outs, program.Output{Name: p.Key.Value, Type: t, Value: *v, Pos: p.Key.Pos})
+			outs = append(outs, program.Output{Name: p.Key.Value, Type: c.bounded(p.Value, t), Value: *v, Pos: p.Key.Pos})
 		}
 	}
 	return outs
+}
+
+// How many fields the type of a var or output may have, those inside it
+// counted, and all of them together. More would not fit into a program; and a few lines
+// that each name the one before twice would have as many fields as memory has.
+const (
+	maxFields    = 5_000
+	maxAllFields = 200_000
+)
+
+// bounded returns the type of a var or output, or `any` if it is too large.
+func (c *compiler) bounded(n *syntax.Node, t program.Type) program.Type {
+	size := fieldsIn(t, maxFields)
+	if c.fields += size; size > maxFields || c.fields > maxAllFields {
+		c.errorf(n, "too-large", "this has too many fields, those of the values in it counted: at most %d, and %d in all of a runbook", maxFields, maxAllFields)
+		return anyType
+	}
+	return t
+}
+
+// fieldsIn counts the fields of t. It stops, with a number above most, as soon
+// as there are more than that.
+func fieldsIn(t program.Type, most int) int {
+	if t.Elem != nil {
+		return fieldsIn(*t.Elem, most)
+	}
+	n := len(t.Fields)
+	for _, f := range t.Fields {
+		if n > most {
+			break
+		}
+		n += fieldsIn(f.Type, most-n)
+	}
+	return n
 }
 
 // collectIDs notes every id that the author gave in a list of steps, so that ids
@@ -333,13 +369,22 @@ func (c *compiler) errorf(n *syntax.Node, code, format string, args ...any) {
 }
 
 func (c *compiler) errorAt(pos program.Pos, width int, code, format string, args ...any) {
+	if len(c.diags) == maxDiagnostics {
+		return
+	}
 	c.diags = append(c.diags, syntax.Diagnostic{Severity: syntax.Error, File: c.file, Pos: pos, Width: width,
 		Code: code, Message: fmt.Sprintf(format, args...)})
 }
 
 func (c *compiler) warnf(pos program.Pos, width int, code, format string, args ...any) {
-	c.errorAt(pos, width, code, format, args...)
-	c.diags[len(c.diags)-1].Severity = syntax.Warning
+	n := len(c.diags)
+	if c.errorAt(pos, width, code, format, args...); len(c.diags) > n {
+		c.diags[n].Severity = syntax.Warning
+	}
 }
+
+// maxDiagnostics is how many mistakes one file is told: nobody reads more, and to
+// look for what each of them may have meant takes time.
+const maxDiagnostics = 1_000
 
 func notExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

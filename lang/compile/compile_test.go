@@ -266,6 +266,24 @@ func TestProgramTooLarge(t *testing.T) {
 	}
 }
 
+// A file that is wrong everywhere is told so often enough, and in time.
+func TestManyMistakes(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("runbook: many\ninputs:\n")
+	for i := range 300 {
+		fmt.Fprintf(&b, "  input_%d: { type: int, default: 1 }\n", i)
+	}
+	b.WriteString("steps:\n")
+	for i := range 3000 {
+		fmt.Fprintf(&b, "  - assert: inputs.inptu_%d > 1\n", i)
+	}
+	start := time.Now()
+	prog, diags := Compile("many.yaml", []byte(b.String()), Options{Actions: infos()})
+	if took := time.Since(start); prog != nil || len(diags) != maxDiagnostics || took > 5*time.Second {
+		t.Errorf("%d diagnostics in %v", len(diags), took)
+	}
+}
+
 func FuzzCompile(f *testing.F) {
 	for _, pattern := range []string{"testdata/ok/*.txtar", "testdata/err/*.txtar"} {
 		paths, _ := filepath.Glob(pattern)

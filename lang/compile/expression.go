@@ -62,14 +62,17 @@ func (c *compiler) expression(n *syntax.Node, seg syntax.Segment, sc *scope) (e 
 		c.errorAt(n.At(seg.Start), 3, expr.CodeSyntax, "the expression is empty")
 		return e, anyType, false
 	}
+	if len(c.diags) == maxDiagnostics {
+		return e, anyType, false
+	}
 	checked, problems := expr.Check(seg.Text, c.names(seg.Text, sc, false))
 	if skip := sc.collector(); skip != nil && slices.ContainsFunc(problems, func(p expr.Problem) bool { return p.Code == expr.CodeUnguarded }) {
 		// What is missing only because a step did not run makes this step be skipped.
-		var rest []expr.Problem
-		if checked, rest = expr.Check(seg.Text, c.names(seg.Text, sc, true)); len(rest) == 0 {
-			c.need(skip, seg.Text, sc, checked.Refs)
+		sure, rest := expr.Check(seg.Text, c.names(seg.Text, sc, true))
+		if len(rest) == 0 {
+			c.need(skip, sc, checked.Refs, problems)
 		}
-		problems = rest
+		checked, problems = sure, rest
 	}
 	for _, p := range problems {
 		c.problem(n, seg, sc, p)
@@ -103,10 +106,11 @@ var stepChain = regexp.MustCompile(`^steps[ \t]*\.[ \t]*\??[ \t]*[a-z_]`)
 
 var inputMention = regexp.MustCompile(`\binputs\s*\.\s*\??\s*([a-z_][a-z0-9_]*)`)
 
-// need notes the steps that the expression cannot do without.
-func (c *compiler) need(skip *[]string, text string, sc *scope, refs []expr.Ref) {
+// need notes the steps whose absence is among the problems of an expression.
+func (c *compiler) need(skip *[]string, sc *scope, refs []expr.Ref, problems []expr.Problem) {
 	for _, ref := range refs {
-		if ref.Test || ref.Path[0] != "steps" || len(ref.Path) < 2 || slices.Contains(*skip, ref.Path[1]) {
+		blamed := slices.ContainsFunc(problems, func(p expr.Problem) bool { return p.Offset == ref.Offset })
+		if !blamed || ref.Path[0] != "steps" || len(ref.Path) < 2 || slices.Contains(*skip, ref.Path[1]) {
 			continue
 		}
 		if info, ok := c.infos[ref.Path[1]]; ok {

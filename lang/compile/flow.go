@@ -58,6 +58,8 @@ func (c *compiler) forEach(step *program.Step, items *syntax.Node, m keyed, sc *
 			types = append(types, f.Type)
 		}
 		step.ForEach.ItemType = object("key", stringType, "value", join(types))
+	case items.Kind == syntax.String && !items.HasExpr():
+		c.errorf(items, "wrong-type", "`for_each:` wants a list or a map, and this is text; an expression is written ${{ %s }}", clip(items.Value))
 	case t.Kind != program.Any:
 		c.errorf(items, "wrong-type", "`for_each:` wants a list or a map, and this is %s", article(t))
 	}

@@ -52,9 +52,10 @@ func (c *compiler) inputType(n *syntax.Node) program.Type {
 		}
 		c.errorf(n, "bad-type", "%v%s", err, hint)
 		return anyType
-	case t.Kind == program.Any:
+	case t.Holds(program.Any):
 		c.errorf(n, "bad-type", "an input has a type that can be checked: string, int, float, bool, duration, timestamp, list<T>, map<T>, object, secret")
-	case t.Kind != program.Secret && holdsSecret(t):
+		return anyType
+	case t.Kind != program.Secret && t.Holds(program.Secret):
 		c.errorf(n, "bad-type", "a secret is an input of its own and cannot be inside %s", article(t))
 		return anyType
 	}

@@ -57,6 +57,12 @@ var commonKeys = []key{
 // bareKeys is how many of commonKeys stop and fail take.
 const bareKeys = 3
 
+// foreignKeys are keys that steps have in GitHub Actions and Ansible, and how this language says the same.
+var foreignKeys = map[string]string{
+	"uses": "action: …", "continue-on-error": "on_error: continue", "ignore_errors": "on_error: continue", "timeout-minutes": "timeout: 5m",
+	"when": "if: …", "loop": "for_each: …", "with_items": "for_each: …", "rescue": "on_error: { steps: […] }", "always": "finally: […]",
+}
+
 var retryKeys = []key{
 	{"attempts", false, shapeInt, "Attempts in all, the first one counted; 5 if not given."},
 	{"backoff", false, shapeDuration, "Pause before the second attempt; 1s if not given."},
@@ -181,7 +187,11 @@ func (c *compiler) keys(n *syntax.Node, what string, table []key, elsewhere func
 				}
 			}
 			misspelt[nearest(name, keyNames(table))] = true
-			c.errorf(p.Key, "unknown-key", "%s has no key %q%s", what, clip(name), suggest(name, "it has", keyNames(table)))
+			hint := suggest(name, "it has", keyNames(table))
+			if ours := foreignKeys[name]; ours != "" && elsewhere != nil {
+				hint = "; it is written `" + ours + "`"
+			}
+			c.errorf(p.Key, "unknown-key", "%s has no key %q%s", what, clip(name), hint)
 			continue
 		}
 		if p.Value.Kind == syntax.Null && name != "default" {

@@ -21,9 +21,10 @@ func Schema(actions []action.Info) ([]byte, error) {
 	root.Defs = map[string]*jsonschema.Schema{
 		"step":       stepSchema(actions),
 		"steps":      {Type: "array", MinItems: jsonschema.Ptr(1), Items: ref("step")},
+		"template":   {Type: "string", Pattern: `\$\{\{`, Description: "Text with ${{ … }} expressions in it."},
 		"expression": {Type: "string", Pattern: `^\s*\$\{\{[\s\S]*\}\}\s*$`, Description: "One ${{ … }} expression."},
 		"name":       {Type: "string", Pattern: nameText.String()},
-		"duration":   {Type: "string", Pattern: `^[+0-9.]|\$\{\{`, Description: "A duration such as 90s, 10m or 1d12h, or an expression that gives one."},
+		"duration":   {Type: "string", Pattern: `^[-+0-9.]|\$\{\{`, Description: "A duration such as 90s, 10m or 1d12h, or an expression that gives one."},
 		"rate": {AnyOf: []*jsonschema.Schema{{Type: "integer", Minimum: jsonschema.Ptr(0.0)},
 			{Type: "string", Pattern: `^[0-9]{1,3}%$|\$\{\{`}}, Description: "A number, a percentage such as 10%, or an expression that gives one."},
 	}
@@ -225,7 +226,7 @@ func typeSchema(t program.Type, f action.Field) *jsonschema.Schema {
 	switch t.Kind {
 	case program.String:
 		if f.Enum != nil {
-			return either(oneOf(f.Enum...))
+			return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{oneOf(f.Enum...), ref("template")}}
 		}
 		return of("string")
 	case program.Secret, program.Timestamp:

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/almanac-run/almanac/lang/expr"
 	"github.com/almanac-run/almanac/lang/program"
@@ -57,13 +58,47 @@ func (s *scope) under(cond string) *scope {
 	return in
 }
 
-// conditions returns everything known to be true, outermost last.
+// conditions returns everything known to be true, outermost last. What is said
+// of an `item` is left out where another loop has given the name to its own.
 func (s *scope) conditions() []string {
 	var conds []string
-	for ; s != nil; s = s.parent {
-		conds = append(conds, s.conds...)
+	for at := s; at != nil; at = at.parent {
+		for _, cond := range at.conds {
+			if sameNames(cond, at, s) {
+				conds = append(conds, cond)
+			}
+		}
 	}
 	return conds
+}
+
+// sameNames tells whether cond speaks of the same things at a as at b.
+func sameNames(cond string, a, b *scope) bool {
+	for _, at := range []*scope{a, b} {
+		for ; at != nil; at = at.parent {
+			for _, n := range at.locals {
+				if speaksOf(cond, n.Name) && a.binder(n.Name) != b.binder(n.Name) {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// speaksOf tells whether name is a word of cond.
+func speaksOf(cond, name string) bool {
+	return slices.Contains(strings.FieldsFunc(cond, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }), name)
+}
+
+// binder returns the scope that gives a local name its meaning at s, or nil.
+func (s *scope) binder(name string) *scope {
+	for ; s != nil; s = s.parent {
+		if slices.ContainsFunc(s.locals, func(n expr.Name) bool { return n.Name == name }) {
+			return s
+		}
+	}
+	return nil
 }
 
 // collector returns the nearest skip list, if the expression stands where there is one.
@@ -91,26 +126,33 @@ func (s *scope) sight(info *stepInfo) (visible, maybe bool) {
 	late := false
 	for at := s; at != nil; at = at.parent {
 		if info.scope == at {
-			return true, late || info.unsure != "" || !s.implies(info.conds)
+			return true, late || info.unsure != "" || !s.implies(info)
 		}
 		late = late || at.late
 	}
 	return false, false
 }
 
-// implies tells whether all conds are known to be true, word for word.
-func (s *scope) implies(conds []string) bool {
-	if len(conds) == 0 {
-		return true
-	}
-	known := s.conditions()
-	for _, cond := range conds {
+// implies tells whether the conditions under which a step ran are known to be
+// true at s, word for word.
+func (s *scope) implies(info *stepInfo) bool {
+	for _, cond := range info.conds {
 		// The clock moves on between two evaluations of the same text.
-		if strings.Contains(cond, "now") || !slices.Contains(known, cond) {
+		if speaksOf(cond, "now") || !s.knows(cond, info.scope) {
 			return false
 		}
 	}
 	return true
+}
+
+// knows tells whether cond, as it is meant at there, is known to be true at s.
+func (s *scope) knows(cond string, there *scope) bool {
+	for at := s; at != nil; at = at.parent {
+		if slices.Contains(at.conds, cond) && sameNames(cond, at, there) {
+			return true
+		}
+	}
+	return false
 }
 
 // declare makes a step visible to what follows it in its list.

@@ -154,6 +154,10 @@ func (c *compiler) formOf(n *syntax.Node) (form, bool) {
 				c.errorf(p.Key, "unknown-key", "a step has no key %q; did you mean %s?", p.Key.Value, near)
 				return form{}, false
 			}
+			if ours := foreignKeys[p.Key.Value]; ours != "" {
+				c.errorf(p.Key, "unknown-key", "a step has no key %q; it is written `%s`", p.Key.Value, ours)
+				return form{}, false
+			}
 		}
 		c.errorf(n, "no-form", "this step does nothing; it needs one of %s", strings.Join(leads, ", "))
 		return form{}, false

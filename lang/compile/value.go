@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/lang/expr"
@@ -78,6 +78,10 @@ func (c *compiler) templated(n *syntax.Node, want program.Type, sc *scope, o val
 		if !c.fits(e.Pos, width(segments[0].Text), t, want, o) {
 			return nil, t
 		}
+		if t.Holds(program.Secret) && !secretChain.MatchString(e.Text) {
+			c.errorAt(e.Pos, width(e.Text), "misplaced-secret", "a secret may only be named, as ${{ inputs.name }} without anything else")
+			return nil, t
+		}
 		return &program.Value{Expr: e}, t
 	}
 	good := true
@@ -88,7 +92,7 @@ func (c *compiler) templated(n *syntax.Node, want program.Type, sc *scope, o val
 			continue
 		}
 		e, t, ok := c.expression(n, s, sc)
-		if ok && holdsSecret(t) {
+		if ok && t.Holds(program.Secret) {
 			c.errorAt(e.Pos, width(s.Text), "misplaced-secret", "a secret cannot be part of a text; give it as a value of its own: ${{ %s }}", clip(s.Text))
 			ok = false
 		}
@@ -105,9 +109,13 @@ func (c *compiler) templated(n *syntax.Node, want program.Type, sc *scope, o val
 	return v, stringType
 }
 
+// secretChain is how an expression names a secret. The interpreter lets a reference to a
+// secret pass only from such an expression: all others may have made it up.
+var secretChain = regexp.MustCompile(`^(inputs|vars)(\.[a-z0-9_]+)+$`)
+
 // fits reports an expression whose type cannot stand where want is expected.
 func (c *compiler) fits(pos program.Pos, width int, have, want program.Type, o valueOpts) bool {
-	if holdsSecret(have) {
+	if have.Holds(program.Secret) {
 		if o.secret && (have.Kind == program.Secret || mismatch(have, want) == "") {
 			return true
 		}
@@ -295,7 +303,10 @@ func (c *compiler) literal(n *syntax.Node, want program.Type) (json.RawMessage, 
 		return nil, want
 	}
 	if n.Kind == syntax.Null && want.Kind != program.Any {
-		return wrong("; an empty string is written \"\"")
+		if want.Kind == program.String {
+			return wrong("; an empty string is written \"\"")
+		}
+		return wrong("")
 	}
 	switch want.Kind {
 	case program.String:
@@ -349,9 +360,9 @@ func (c *compiler) literal(n *syntax.Node, want program.Type) (json.RawMessage, 
 		}
 		return quote(d.String()), want
 	case program.Timestamp:
-		ts, err := time.Parse(time.RFC3339, n.Value)
+		ts, err := program.ParseTimestamp(n.Value)
 		if err != nil {
-			c.errorf(n, "bad-timestamp", "%q is not a timestamp; write it like 2026-11-23T09:00:00Z or 2026-11-23T09:00:00+01:00", clip(n.Value))
+			c.errorf(n, "bad-timestamp", "%v", err)
 			return nil, want
 		}
 		raw, err := expr.ToJSON(ts)
@@ -360,7 +371,7 @@ func (c *compiler) literal(n *syntax.Node, want program.Type) (json.RawMessage, 
 		}
 		return raw, want
 	case program.Secret:
-		if n.Kind != syntax.String || !isSecretRef(n.Value) {
+		if n.Kind != syntax.String || program.CheckRef(n.Value) != nil {
 			// The text may be the secret itself: it must not be shown.
 			c.errorf(n, "bad-secret", "a secret is given by reference, never as a value: env:NAME or file:/path")
 			return nil, want
@@ -370,16 +381,6 @@ func (c *compiler) literal(n *syntax.Node, want program.Type) (json.RawMessage, 
 		return c.untyped(n)
 	}
 	return wrong("")
-}
-
-// isSecretRef tells whether text is a reference to a secret of a known scheme.
-func isSecretRef(text string) bool {
-	for _, scheme := range []string{"env:", "file:", "ssm:", "secretsmanager:"} {
-		if rest, ok := strings.CutPrefix(text, scheme); ok && rest != "" {
-			return true
-		}
-	}
-	return false
 }
 
 // untyped is a literal where anything may stand: its type is how it is written.
@@ -401,7 +402,14 @@ func (c *compiler) untyped(n *syntax.Node) (json.RawMessage, program.Type) {
 func (c *compiler) int(n *syntax.Node) json.RawMessage {
 	digits := strings.TrimLeft(n.Value, "+-")
 	if len(digits) > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9' {
-		c.errorf(n, "ambiguous-number", "%s is octal to some and decimal to others; write 0o%s, or quote it if it is text", n.Value, strings.TrimLeft(digits, "0"))
+		plain := strings.TrimLeft(digits[:len(digits)-1], "0") + digits[len(digits)-1:]
+		if n.Value[0] == digits[0] && len(plain) > 1 && !strings.ContainsAny(plain, "89") {
+			plain = "0o" + plain
+		}
+		if n.Value[0] == '-' {
+			plain = "-" + plain
+		}
+		c.errorf(n, "ambiguous-number", "%s is octal to some and decimal to others; write %s, or quote it if it is text", n.Value, plain)
 		return nil
 	}
 	v, err := strconv.ParseInt(strings.TrimPrefix(n.Value, "+"), 0, 64)
@@ -440,6 +448,9 @@ func found(n *syntax.Node) string {
 	case syntax.Null:
 		return "nothing"
 	case syntax.List, syntax.Map:
+		if len(n.Items)+len(n.Pairs) == 0 {
+			return "an empty " + n.Kind.String()
+		}
 		return "a " + n.Kind.String()
 	case syntax.String:
 		return fmt.Sprintf("string %q", clip(n.Value))

@@ -25,6 +25,8 @@ var bombs = map[string]string{
 	"bound by optMap":         `optional.of("0123456789")` + strings.Repeat(".optMap(x, x + x)", 60) + `.orValue("")`,
 	"bound lists by optMap":   `optional.of([1, 2])` + strings.Repeat(".optMap(x, [x, x])", 60) + `.orValue([])`,
 	"in a doubled list":       `[["a"]]` + strings.Repeat(".map(x, x + x)", 40) + `.exists(l, "b" in l)`,
+	"nested literals":         strings.Repeat(`{"a": `, 90) + "1" + strings.Repeat("}", 90) + " == 1",
+	"large pattern":           `long.matches("` + strings.Repeat("(a|b){1000}", 80) + `")`,
 	"regular expression":      `(long + long).matches("(x+x+)+y(a{0,1000}){0,1000}")`,
 }
 
@@ -57,6 +59,7 @@ func TestBombsAreBounded(t *testing.T) {
 		"huge result":    `big.map(b, long)`,
 		"nested":         `[big, [big, [big, [big, [big, big]]]]] == 1`,
 		"sums":           "size(long" + strings.Repeat(" + 'x'", 1000) + ")",
+		"many searches":  strings.Repeat(`long.substring(0, 60000).matches("[^z]*[^z]*[^z]*[^z]*q") || `, 12) + "false",
 		"compare":        "long == long" + strings.Repeat(" && long == long", 300),
 	}
 	for k, v := range bombs {

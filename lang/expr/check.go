@@ -16,6 +16,7 @@ import (
 	"cel.dev/cel-go/common/decls"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 
 	"github.com/almanac-run/almanac/lang/program"
 )
@@ -131,9 +132,8 @@ func (c *checking) full(text string) {
 		c.syntax(iss)
 		return
 	}
-	// Before CEL's checker, which takes long over deeply nested types.
-	if shapeOf(parsed.NativeRep().Expr()).loops > maxLoops {
-		c.problem(0, len(c.text), CodeExpensive, "%v", errLoops)
+	if err := shapeOf(parsed.NativeRep().Expr()).tooMuch(); err != nil {
+		c.problem(0, len(c.text), CodeExpensive, "%v", err)
 		return
 	}
 	base, err := baseChecker()
@@ -201,16 +201,29 @@ var baseChecker = sync.OnceValues(func() (*checker.Env, error) {
 // final refuses a result that no value of the language can be.
 func (c *checking) final(root ast.Expr) {
 	at := c.start(root)
-	switch t := c.celType(root); t.Kind() {
-	case types.OpaqueKind:
-		if isOptional(t) {
-			c.problem(at, len(c.text)-at, CodeType, "the value may be absent; end with .orValue(…)")
-		}
-	case types.MapKind:
-		if k := t.Parameters()[0].Kind(); k != types.StringKind && k != types.DynKind && k != types.TypeParamKind {
-			c.problem(at, len(c.text)-at, CodeType, "the keys of a map are strings, not %s", c.objects.programType(t.Parameters()[0]))
+	t := c.celType(root)
+	if holdsOptional(t) {
+		c.problem(at, len(c.text)-at, CodeType, "the value may be absent; end with .orValue(…)")
+		return
+	}
+	if k := otherKey(t); k != nil {
+		c.problem(at, len(c.text)-at, CodeType, "the keys of a map are strings, not %s", c.objects.programType(k))
+	}
+}
+
+// otherKey returns the type of the keys of a map in t that are no strings, or nil.
+func otherKey(t *types.Type) *types.Type {
+	if t.Kind() == types.MapKind {
+		if k := t.Parameters()[0]; k.Kind() != types.StringKind && k.Kind() != types.DynKind && k.Kind() != types.TypeParamKind {
+			return k
 		}
 	}
+	for _, p := range t.Parameters() {
+		if k := otherKey(p); k != nil {
+			return k
+		}
+	}
+	return nil
 }
 
 func (c *checking) celType(e ast.Expr) *types.Type {
@@ -343,13 +356,19 @@ func (c *checking) walk(e ast.Expr) program.Type {
 	case ast.CallKind:
 		c.call(e)
 	case ast.ListKind:
-		for _, el := range e.AsList().Elements() {
+		for i, el := range e.AsList().Elements() {
 			c.value(el)
+			if !e.AsList().IsOptional(int32(i)) {
+				c.joins(el, lastOf(c.celType(e)))
+			}
 		}
 	case ast.MapKind:
 		for _, en := range e.AsMap().Entries() {
 			c.value(en.AsMapEntry().Key())
 			c.value(en.AsMapEntry().Value())
+			if !en.AsMapEntry().IsOptional() {
+				c.joins(en.AsMapEntry().Value(), lastOf(c.celType(e)))
+			}
 		}
 	case ast.StructKind:
 		c.known[e.ID()] = true
@@ -360,11 +379,31 @@ func (c *checking) walk(e ast.Expr) program.Type {
 	return c.objects.programType(c.celType(e))
 }
 
+// joins reports a part that CEL lets stand for a value of type whole and that is
+// none: null is an object or a duration to it, and what may be absent fits into any list.
+func (c *checking) joins(part ast.Expr, whole *types.Type) {
+	at := c.first(part)
+	switch t := c.celType(part); {
+	case t.Kind() == types.NullTypeKind && whole.Kind() != types.NullTypeKind && whole.Kind() != types.DynKind:
+		c.problem(at, c.wordAt(at), CodeType, "null cannot stand for %s", article(c.objects.programType(whole)))
+	case isOptional(t) && !isOptional(whole):
+		c.problem(at, c.wordAt(at), CodeType, "the value may be absent; end with .orValue(…)")
+	}
+}
+
+// lastOf returns the type of a list's elements or a map's values.
+func lastOf(t *types.Type) *types.Type {
+	if params := t.Parameters(); len(params) > 0 {
+		return params[len(params)-1]
+	}
+	return types.DynType
+}
+
 // value walks a part of a larger expression, where a secret may not stand.
 func (c *checking) value(e ast.Expr) program.Type {
 	t := c.walk(e)
 	// Only names and fields are reported: what is made from them was, inside.
-	if (e.Kind() == ast.IdentKind || e.Kind() == ast.SelectKind) && holdsSecret(t) {
+	if (e.Kind() == ast.IdentKind || e.Kind() == ast.SelectKind) && t.Holds(program.Secret) {
 		name := c.written(e)
 		if strings.HasPrefix(name, "@") { // the growing result of a macro
 			return t
@@ -377,18 +416,6 @@ func (c *checking) value(e ast.Expr) program.Type {
 		}
 	}
 	return t
-}
-
-func holdsSecret(t program.Type) bool {
-	switch t.Kind {
-	case program.Secret:
-		return true
-	case program.List, program.Map:
-		return holdsSecret(*t.Elem)
-	case program.Object:
-		return slices.ContainsFunc(t.Fields, func(f program.Field) bool { return holdsSecret(f.Type) })
-	}
-	return false
 }
 
 // selection handles a name and the fields selected from it, or from any other value.
@@ -486,7 +513,9 @@ func (c *checking) call(e ast.Expr) {
 	args := call.Args()
 	switch fn := call.FunctionName(); {
 	case isOptSelect(e):
-		c.optional(e)
+		c.optional(e, false)
+	case fn == "value" && call.IsMemberFunction() && isOptSelect(call.Target()):
+		c.optional(call.Target(), true)
 	case fn == operators.LogicalAnd, fn == operators.LogicalOr:
 		saved := c.present
 		for _, a := range args {
@@ -505,6 +534,8 @@ func (c *checking) call(e ast.Expr) {
 		c.assume(args[0], false)
 		c.value(args[2])
 		c.present = saved
+		c.joins(args[1], c.celType(e))
+		c.joins(args[2], c.celType(e))
 	case fn == operators.Index && c.celType(args[0]).Kind() == types.StructKind:
 		c.walk(args[0]) // refused by its type; a secret in it is beside the point
 		c.value(args[1])
@@ -515,12 +546,56 @@ func (c *checking) call(e ast.Expr) {
 		for _, a := range args {
 			c.value(a)
 		}
+		c.constant(fn, args)
+		if fn == "orValue" && len(args) == 1 {
+			c.joins(args[0], c.celType(e))
+		}
 	}
 }
 
-func (c *checking) optional(e ast.Expr) {
+// constant reports a literal that its function can never take.
+func (c *checking) constant(fn string, args []ast.Expr) {
+	if len(args) == 0 || args[len(args)-1].Kind() != ast.LiteralKind {
+		return
+	}
+	lit := args[len(args)-1]
+	text, ok := lit.AsLiteral().(types.String)
+	if !ok {
+		return
+	}
+	wrong := func(format string, a ...any) {
+		at := c.start(lit)
+		c.problem(at, min(len([]rune(c.written(lit))), len(c.text)-at), CodeType, format, a...)
+	}
+	switch fn {
+	case "matches":
+		if v, isErr := matches(types.String(""), text).(*types.Err); isErr {
+			wrong("%v", v)
+		}
+	case "duration":
+		if v, isErr := duration(text).(*types.Err); isErr {
+			wrong("%v", v)
+		}
+	case "timestamp":
+		if _, err := program.ParseTimestamp(string(text)); err != nil {
+			wrong("%v", err)
+		}
+	case "int", "float", "bool":
+		to := map[string]ref.Type{"int": types.IntType, "float": types.DoubleType, "bool": types.BoolType}[fn]
+		if types.IsError(text.ConvertToType(to)) {
+			wrong("%s is no %s", c.written(lit), fn)
+		}
+	}
+}
+
+// optional walks a.?b. If the value is sure to be asked for, as by .value(),
+// the question marks guard nothing.
+func (c *checking) optional(e ast.Expr, sure bool) {
 	if ch, ok := c.chainOf(e); ok {
-		if t := c.follow(ch); holdsSecret(t) {
+		for i := range ch.parts {
+			ch.parts[i].opt = ch.parts[i].opt && !sure
+		}
+		if t := c.follow(ch); t.Holds(program.Secret) {
 			c.problem(ch.at, len([]rune(c.written(e))), CodeSecret, "%s is a secret: it may only stand alone", c.written(e))
 		}
 	}
@@ -631,7 +706,7 @@ func (c *checking) addPath(keys map[string]bool, e ast.Expr) {
 // limit at run time decides. They are small so that a loop in a loop over two
 // lists is accepted, and a third is not.
 const (
-	sizeList   = 100
+	sizeList   = 50
 	sizeMap    = 50
 	sizeString = 256
 )
@@ -665,6 +740,12 @@ func (s sizes) ofType(t *types.Type, depth int) *cost.SizeEstimate {
 		if depth < 3 {
 			e.Elem, e.Key = s.ofType(types.DynType, depth+1), s.ofType(types.StringType, depth+1)
 		}
+	case types.OpaqueKind:
+		if !isOptional(t) {
+			return nil
+		}
+		e = cost.RangedSizeEstimate(0, 1)
+		e.Elem = s.ofType(t.Parameters()[0], depth+1)
 	default:
 		return nil
 	}

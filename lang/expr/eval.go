@@ -154,8 +154,8 @@ func compile(text string) compiled {
 		return compiled{err: fmt.Errorf("expression: %s", iss.Errors()[0].Message)}
 	}
 	shape := shapeOf(parsed.NativeRep().Expr())
-	if shape.loops > maxLoops {
-		return compiled{err: errLoops}
+	if err := shape.tooMuch(); err != nil {
+		return compiled{err: err}
 	}
 	var vars []cel.EnvOption
 	for _, name := range shape.free {
@@ -180,27 +180,46 @@ func compile(text string) compiled {
 	return compiled{prog: prog, ast: checked.NativeRep()}
 }
 
-var errLoops = fmt.Errorf("the expression has more than %d loops (map, filter, all, exists, optMap)", maxLoops)
-
 // shape is what of an expression decides how it must be run.
 type shape struct {
-	free  []string // names that it takes from the scope
-	nodes int
-	loops int
+	free   []string // names that it takes from the scope
+	nodes  int
+	loops  int
+	nested int // how deep list and map literals stand in each other
+
+	searches int // calls of matches
+}
+
+// tooMuch says why an expression must not even be given to CEL's checker, which
+// takes long over deeply nested types; nil if it may.
+func (s shape) tooMuch() error {
+	switch {
+	case s.loops > maxLoops:
+		return fmt.Errorf("the expression has more than %d loops (map, filter, all, exists, optMap)", maxLoops)
+	case s.nested > maxLiterals:
+		return fmt.Errorf("the expression has lists and maps nested more than %d deep", maxLiterals)
+	}
+	return nil
 }
 
 // unbounded tells whether running it needs the cost limit. Without a loop every
 // node is evaluated at most once, and a function takes time in proportion to the
 // data at worst: few nodes are a bound, and counting would make a condition five
-// times as slow.
-func (s shape) unbounded() bool { return s.loops > 0 || s.nodes > 64 }
+// times as slow. A search by a regular expression is the dearest, up to 16 ms.
+func (s shape) unbounded() bool { return s.loops > 0 || s.nodes > 64 || s.searches > 4 }
 
 func shapeOf(e ast.Expr) shape {
 	var s shape
 	seen := map[string]bool{}
+	literals := 0 // around the node being walked
 	var walk func(e ast.Expr, bound map[string]int)
 	walk = func(e ast.Expr, bound map[string]int) {
 		s.nodes++
+		if e.Kind() == ast.ListKind || e.Kind() == ast.MapKind {
+			literals++
+			defer func() { literals-- }()
+			s.nested = max(s.nested, literals)
+		}
 		switch e.Kind() {
 		case ast.IdentKind:
 			name := strings.TrimPrefix(e.AsIdent(), ".")
@@ -212,6 +231,9 @@ func shapeOf(e ast.Expr) shape {
 			walk(e.AsSelect().Operand(), bound)
 		case ast.CallKind:
 			c := e.AsCall()
+			if c.FunctionName() == "matches" {
+				s.searches++
+			}
 			if c.IsMemberFunction() {
 				walk(c.Target(), bound)
 			}

@@ -55,6 +55,10 @@ func TestEval(t *testing.T) {
 		{"steps.?build.optMap(b, b.image_id).orValue('')", "ami-1"}, {"inputs.regions.first().orValue('')", "eu"}, {"inputs.empty.last().orValue('none')", "none"},
 		{"{?'a': steps.?copy, 'b': 1}", `{"b":1}`}, {"inputs.regions[?9].orValue('x')", "x"},
 
+		// string gives what the value becomes inside text.
+		{"string(1e8) + ' ' + string(inputs.ratio) + ' ' + string(3.0)", "100000000 0.5 3"}, {"string(inputs.wait)", "1m30s"}, {"string(inputs.at)", "2026-11-23T10:30:00Z"},
+		{"inputs.deep.k1.map(x, string(x))", `["1"]`},
+
 		// Maps are walked by key, wherever they come from.
 		{"inputs.tags.map(k, k)", `["a","b","m","y","z"]`}, {"inputs.tags.map(k, inputs.tags[k])", `["2","4","3","5","1"]`},
 		{"{'z': 1, 'a': 2, 'm': 3, 'b': 4}.map(k, k)", `["a","b","m","z"]`}, {"{3: 1, 1: 1, 2: 1}.map(k, k)", "[1,2,3]"},

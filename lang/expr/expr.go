@@ -16,7 +16,8 @@
 // type values, no time zones by name (they would be read from the machine). Maps
 // are walked by sorted key. Of the string functions there are charAt, contains,
 // endsWith, indexOf, join, lastIndexOf, lowerAscii, matches, replace, size,
-// split, startsWith, substring, trim and upperAscii; min and max take a list.
+// split, startsWith, substring, trim and upperAscii; min and max take a list;
+// string gives what Text does.
 // Strings that an expression makes are at most 1 MiB, lists 10,000 elements.
 package expr
 
@@ -27,6 +28,7 @@ const (
 	maxText     = 10_000  // characters
 	maxNesting  = 100     // of parentheses, calls and literals
 	maxLoops    = 12      // map, filter, all, exists, optMap …; each may double what the last one made
+	maxLiterals = 20      // of list and map literals within each other
 	maxEstimate = 100_000 // cost that Check estimates, given the declared sizes
 	maxCost     = 20_000  // cost when it runs, about as many microseconds
 	maxString   = 1 << 20 // bytes of a string that an expression makes

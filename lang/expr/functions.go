@@ -42,6 +42,8 @@ func excluded() []*env.Function {
 		"getSeconds":      overloads.TimestampToSecondsWithTz,
 		"getMilliseconds": overloads.TimestampToMillisecondsWithTz,
 	}
+	// string gives what the value is inside text, see Text.
+	fns = append(fns, env.NewFunction("string", &env.Overload{ID: overloads.DoubleToString}, &env.Overload{ID: overloads.DurationToString}))
 	for name, overload := range zoned {
 		fns = append(fns, env.NewFunction(name, &env.Overload{ID: overload}))
 	}
@@ -74,6 +76,9 @@ func functions() []cel.EnvOption {
 			cel.Overload("int_to_float", args(cel.IntType), cel.DoubleType, cel.UnaryBinding(convert(types.DoubleType))),
 			cel.Overload("string_to_float", args(str), cel.DoubleType, cel.UnaryBinding(convert(types.DoubleType))),
 			cel.Overload("float_to_float", args(cel.DoubleType), cel.DoubleType, cel.UnaryBinding(convert(types.DoubleType)))),
+		cel.Function("string",
+			cel.Overload("float_to_string", args(cel.DoubleType), str, cel.UnaryBinding(text)),
+			cel.Overload("duration_to_text", args(cel.DurationType), str, cel.UnaryBinding(text))),
 		cel.Function("duration",
 			cel.Overload(overloads.StringToDuration, args(str), cel.DurationType, cel.UnaryBinding(duration)),
 			cel.Overload(overloads.DurationToDuration, args(cel.DurationType), cel.DurationType, cel.UnaryBinding(convert(types.DurationType)))),
@@ -116,8 +121,8 @@ func functions() []cel.EnvOption {
 				return join(l, types.String(""))
 			})),
 			cel.MemberOverload("list_join_by", args(cel.ListType(str), str), str, cel.BinaryBinding(join))),
-		cel.Function("min", cel.Overload("list_min", args(listOfA), typeA, cel.UnaryBinding(extreme("min", types.IntNegOne)))),
-		cel.Function("max", cel.Overload("list_max", args(listOfA), typeA, cel.UnaryBinding(extreme("max", types.IntOne)))),
+		cel.Function("min", extremes("min", types.IntNegOne)...),
+		cel.Function("max", extremes("max", types.IntOne)...),
 	}
 }
 
@@ -164,6 +169,8 @@ func convert(t ref.Type) func(ref.Val) ref.Val {
 	return func(v ref.Val) ref.Val { return v.ConvertToType(t) }
 }
 
+func text(v ref.Val) ref.Val { return types.String(Text(v.Value())) }
+
 func duration(s ref.Val) ref.Val {
 	d, err := program.ParseDuration(string(s.(types.String)))
 	if err != nil {
@@ -190,12 +197,31 @@ func compilePattern(text string) pattern {
 	if err != nil {
 		return pattern{err: fmt.Errorf("not a regular expression: %w", err)}
 	}
+	if instructions(parsed) > maxPattern {
+		return pattern{err: errors.New("the regular expression is too large: its repetitions are written out")}
+	}
 	prog, err := syntax.Compile(parsed.Simplify())
 	if err != nil {
 		return pattern{err: fmt.Errorf("not a regular expression: %w", err)}
 	}
 	re, err := regexp.Compile(text)
 	return pattern{re: re, size: len(prog.Inst), err: err}
+}
+
+// maxPattern bounds the instructions of a pattern: (a{1000}){…} is short, and takes long to compile.
+const maxPattern = 5_000
+
+// instructions is about how many there will be, which is known before the
+// repetitions are written out.
+func instructions(re *syntax.Regexp) int {
+	n := 1 + len(re.Rune)
+	for _, sub := range re.Sub {
+		n += instructions(sub)
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max, 1)
+	}
+	return n
 }
 
 func matches(s, re ref.Val) ref.Val {
@@ -303,10 +329,22 @@ func join(list, sep ref.Val) ref.Val {
 	return types.String(b.String())
 }
 
+// extremes declares min or max for lists of everything that has an order.
+func extremes(name string, want types.Int) []cel.FunctionOpt {
+	opts := []cel.FunctionOpt{cel.SingletonUnaryBinding(extreme(name, want))}
+	for _, t := range args(cel.IntType, cel.DoubleType, str, cel.DurationType, cel.TimestampType) {
+		opts = append(opts, cel.Overload("list_"+name+"_"+t.TypeName(), args(cel.ListType(t)), t))
+	}
+	return opts
+}
+
 // extreme finds the element that compares as want to every other.
 func extreme(name string, want types.Int) func(ref.Val) ref.Val {
 	return func(list ref.Val) ref.Val {
-		l := list.(traits.Lister)
+		l, ok := list.(traits.Lister)
+		if !ok {
+			return types.MaybeNoSuchOverloadErr(list)
+		}
 		n := l.Size().(types.Int)
 		if n == 0 {
 			return types.WrapErr(errors.New(name + " of an empty list"))

@@ -18,7 +18,7 @@ var documented = []string{
 // What Check accepts, Eval of values of those types never panics, nor reports a
 // mistake of types, and gives a value of the type that Check told, twice the same.
 func FuzzCheckEval(f *testing.F) {
-	scope := scopeOf(f, `inputs: object{name: string, count: int, ratio: float, on: bool, regions: list<string>, tags: map<string>, items: list<object{id: string, size?: int}>, wait: duration, at: timestamp, pw: secret}
+	scope := scopeOf(f, `inputs: object{name: string, count: int, ratio: float, on: bool, regions: list<string>, tags: map<string>, items: list<object{id: string, size?: int}>, wait: duration, at: timestamp, pw: secret, dyn: object, dyns: list<any>}
 steps: object{copy?: object{image_id: string, region?: string}, build: object{image_id: string, n: int}}
 item: string`)
 	for _, seed := range []string{
@@ -90,6 +90,8 @@ func fuzzWorld(full bool) map[string]any {
 	w := world()
 	in := w["inputs"].(map[string]any)
 	in["pw"] = map[string]any{"$secret": "env:X"}
+	in["dyn"] = map[string]any{"x": int64(1), "y": map[string]any{"z": []any{1.5}}, "n": 2.5, "s": "t"}
+	in["dyns"] = []any{int64(1), "x", 2.5, nil, true}
 	in["items"] = []any{map[string]any{"id": "a", "size": int64(2)}, map[string]any{"id": "b"}}
 	steps := w["steps"].(map[string]any)
 	steps["build"] = map[string]any{"image_id": "i", "n": int64(1)}

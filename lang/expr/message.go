@@ -11,7 +11,6 @@ import (
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
-	"github.com/agext/levenshtein"
 
 	"github.com/almanac-run/almanac/lang/program"
 )
@@ -158,16 +157,10 @@ func listed(names []string) string {
 }
 
 func didYouMean(prefix, name string, names []string) string {
-	best, least := "", 3
-	for _, n := range names {
-		if d := levenshtein.Distance(strings.ToLower(name), strings.ToLower(n), nil); d < least && (d == 1 && len(n) > 1 || 2*d < len(n)) {
-			best, least = n, d
-		}
+	if near := program.Nearest(name, names); near != "" {
+		return " (did you mean '" + prefix + near + "'?)"
 	}
-	if best == "" {
-		return ""
-	}
-	return " (did you mean '" + prefix + best + "'?)"
+	return ""
 }
 
 // syntax reports what the parser said, in its places.
@@ -197,7 +190,18 @@ func (c *checking) syntax(iss *cel.Issues) {
 		msg = strings.Replace(msg, "extraneous input", "unexpected", 1)
 		msg = strings.Replace(msg, "no viable alternative at input", "cannot understand", 1)
 		at := c.place(e.Location)
-		c.problem(at, c.wordAt(at), CodeSyntax, "syntax error: %s", msg)
+		width := c.wordAt(at)
+		switch word := string(c.text[at:min(at+width, len(c.text))]); {
+		case word == "and":
+			msg += "; and is &&"
+		case word == "or":
+			msg += "; or is ||"
+		case strings.HasSuffix(strings.TrimSpace(string(c.text[:at])), "not"):
+			msg += "; not is !"
+		case strings.HasPrefix(string(c.text[at:]), "${"):
+			msg += "; inside an expression names stand without ${{ }}"
+		}
+		c.problem(at, width, CodeSyntax, "syntax error: %s", msg)
 	}
 }
 
@@ -298,6 +302,14 @@ func (c *checking) overload(e *common.Error, fn, signature string, at int) {
 	}
 	op := operatorName[fn]
 	if op == "" {
+		for _, macro := range []string{"optMap", "optFlatMap"} { // made of calls of hasValue and value
+			if strings.HasSuffix(string(c.text[:at]), macro) {
+				if fn != "hasValue" {
+					return
+				}
+				fn = macro
+			}
+		}
 		at = c.nameBefore(at, fn)
 		c.problem(at, len([]rune(fn)), CodeType, "%s", c.callMessage(fn, types))
 		return
@@ -458,6 +470,9 @@ var renamed = map[string]string{
 	"upper":   "it is called upperAscii",
 	"toUpper": "it is called upperAscii",
 	"sort":    "lists keep their order",
+	"always":  "what must run however it ends stands under `finally:`",
+	"failure": "what must run after an error stands under `on_error:`, or under `finally:`",
+	"success": "a step runs only if those before it have succeeded",
 	"bind":    "make it one of vars:",
 }
 

@@ -156,3 +156,8 @@ func (*objects) NewValue(name string, _ map[string]ref.Val) ref.Val {
 func isOptional(t *types.Type) bool {
 	return t.Kind() == types.OpaqueKind && t.TypeName() == "optional_type"
 }
+
+// holdsOptional tells whether an optional value is anywhere in a value of type t.
+func holdsOptional(t *types.Type) bool {
+	return isOptional(t) || slices.ContainsFunc(t.Parameters(), holdsOptional)
+}

@@ -48,6 +48,16 @@ func ParseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
+// ParseTimestamp reads a timestamp as runbooks write it, RFC 3339, into UTC, where
+// its year must have four digits too.
+func ParseTimestamp(s string) (time.Time, error) {
+	ts, err := time.Parse(time.RFC3339, s)
+	if ts = ts.UTC(); err != nil || ts.Year() < 1 || ts.Year() > 9999 {
+		return time.Time{}, fmt.Errorf("%q is not a timestamp; write it like 2026-11-23T09:00:00Z or 2026-11-23T09:00:00+01:00", clip(s))
+	}
+	return ts, nil
+}
+
 func badDuration(s string) error {
 	return fmt.Errorf(`%q is not a duration; write it like 90s, 1h30m or 2d`, clip(s))
 }

@@ -96,7 +96,7 @@ func (in Input) check(raw json.RawMessage) []error {
 	if err := checkPlaces(v, in.Type, ""); err != nil {
 		return []error{err}
 	}
-	if holdsSecret(in.Type) {
+	if in.Type.Holds(Secret) {
 		return nil // no constraint looks at a secret
 	}
 	var errs []error
@@ -110,13 +110,6 @@ func (in Input) check(raw json.RawMessage) []error {
 	add(in.checkBound(v, in.Min, "at least", -1))
 	add(in.checkBound(v, in.Max, "at most", +1))
 	return errs
-}
-
-func holdsSecret(t Type) bool {
-	if t.Elem != nil {
-		return holdsSecret(*t.Elem)
-	}
-	return t.Kind == Secret || slices.ContainsFunc(t.Fields, func(f Field) bool { return holdsSecret(f.Type) })
 }
 
 // checkPlaces refuses what Decode lets pass and a person giving inputs may not
@@ -138,7 +131,7 @@ func checkPlaces(v any, t Type, path string) error {
 	case map[string]any:
 		if t.Kind == Secret {
 			ref, _ := v["$secret"].(string)
-			if err := checkRef(ref); err != nil {
+			if err := CheckRef(ref); err != nil {
 				return fmt.Errorf("%s%w", place(path), err)
 			}
 			return nil
@@ -176,9 +169,9 @@ var schemes = []string{"env:", "file:", "ssm:", "secretsmanager:"}
 
 var errPlainSecret = errors.New(`wants a reference to a secret, not its value: env:NAME or file:/path, in JSON {"$secret": "env:NAME"}`)
 
-// checkRef checks a reference. What it refuses may be the secret itself, so it
+// CheckRef checks a reference to a secret, "env:NAME". What it refuses may be the secret itself, so it
 // is not repeated.
-func checkRef(ref string) error {
+func CheckRef(ref string) error {
 	for _, s := range schemes {
 		if rest, ok := strings.CutPrefix(ref, s); ok && rest != "" && !strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return nil
@@ -314,7 +307,7 @@ func ParseInput(t Type, text string) (json.RawMessage, error) {
 	case String:
 		return quote(text), nil
 	case Secret:
-		if err := checkRef(trimmed); err != nil {
+		if err := CheckRef(trimmed); err != nil {
 			return nil, err
 		}
 		return json.RawMessage(`{"$secret":` + string(quote(trimmed)) + `}`), nil

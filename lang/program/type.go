@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -55,6 +56,12 @@ func (t Type) Field(name string) (Field, bool) {
 		}
 	}
 	return Field{}, false
+}
+
+// Holds tells whether t is of a kind, or anything in it.
+func (t Type) Holds(kind TypeKind) bool {
+	return t.Kind == kind || t.Elem != nil && t.Elem.Holds(kind) ||
+		slices.ContainsFunc(t.Fields, func(f Field) bool { return f.Type.Holds(kind) })
 }
 
 // String returns the text form.

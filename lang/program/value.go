@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Decode reads a JSON value as type t, into plain Go values: nil,
@@ -94,11 +93,11 @@ func (d decoder) typed(v any, t Type, path string) (any, error) {
 		}
 	case Timestamp:
 		if s, ok := v.(string); ok {
-			ts, err := time.Parse(time.RFC3339, s)
+			ts, err := ParseTimestamp(s)
 			if err != nil {
-				return nil, fmt.Errorf("%snot an RFC 3339 timestamp", place(path))
+				return nil, fmt.Errorf("%s%w", place(path), err)
 			}
-			return ts.UTC(), nil
+			return ts, nil
 		}
 	case List:
 		if l, ok := v.([]any); ok {

@@ -154,31 +154,38 @@ func (r *reader) quoted(quote rune) {
 	}
 }
 
-// block reads a block scalar, or returns nil. The indentation may be given in
-// the header relative to a parent that is not known here, so every one that the
-// first line allows is tried.
+// block reads a block scalar, or returns nil. Its indentation may be given in
+// the header relative to a parent that is not known here; what the first line of
+// text has lost tells it.
 func (r *reader) block(value string, folded bool) []program.Pos {
-	start, indent := r.line+1, 0
-	for _, line := range r.lines[min(start, len(r.lines)):] {
-		if text := strings.TrimLeft(line, " "); text != "" {
-			indent = len(line) - len(text)
-			break
-		}
+	r.line++
+	kept, ok := indentOf(strings.Split(value, "\n"))
+	indent, found := indentOf(r.lines[min(r.line, len(r.lines)):])
+	if !ok || !found || indent < kept {
+		return nil
 	}
-	for ; indent >= 0; indent-- {
-		try := &reader{lines: r.lines, line: start}
-		try.blockAt(indent, value, folded)
-		if string(try.out) == value {
-			return try.places
-		}
+	r.blockAt(indent-kept, folded)
+	// What was read ends with every line break; which of them the value has depends on the header.
+	n := utf8.RuneCountInString(value)
+	if n > len(r.out) || string(r.out[:n]) != value {
+		return nil
 	}
-	return nil
+	return r.places[:n+1]
 }
 
-func (r *reader) blockAt(indent int, value string, folded bool) {
-	want := []rune(value)
+// indentOf returns how many spaces the first line begins with that has anything else.
+func indentOf(lines []string) (int, bool) {
+	for _, line := range lines {
+		if text := strings.TrimLeft(line, " "); text != "" {
+			return len(line) - len(text), true
+		}
+	}
+	return 0, false
+}
+
+func (r *reader) blockAt(indent int, folded bool) {
 	wasText := false // the line before can be folded with this one
-	for ; r.line < len(r.lines) && len(r.out) < len(want); r.line++ {
+	for ; r.line < len(r.lines); r.line++ {
 		line := []rune(r.lines[r.line])
 		col := min(indent, len(line))
 		if !blankFrom(line[:col], 0) {
@@ -201,16 +208,10 @@ func (r *reader) blockAt(indent int, value string, folded bool) {
 			r.emit(c, r.line, col)
 			col++
 		}
-		if len(r.out) < len(want) {
-			r.emit('\n', r.line, col)
-		}
+		r.emit('\n', r.line, col)
 		if !blank {
 			wasText = foldable
 		}
 	}
-	r.end(max(r.line-1, 0), 0)
-	if n := len(r.places); n > 1 {
-		before := r.places[n-2]
-		r.places[n-1] = program.Pos{Line: before.Line, Col: before.Col + 1}
-	}
+	r.end(r.line, 0)
 }

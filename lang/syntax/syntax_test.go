@@ -149,6 +149,8 @@ func TestPlaces(t *testing.T) {
 		{"folded", "a: >\n  one\n  two\n\n  three §x\n"},
 		{"folded, more indented", "a: >-\n  one\n    two\n    three\n  four\n  §x\n"},
 		{"folded, blank lines before indented", "a: >\n  one\n\n    two\n\n\n  three\n\n  §x\n"},
+		{"folded, a blank line before the last character", "a: >-\n  one §x\n\n  y\n"},
+		{"folded, blank lines first", "a: >-\n\n  one §x\n\n  y\n"},
 		{"folded, indentation given", "a: >1\n   one\n  §x\n"},
 		{"after a byte order mark", "\ufeffa: §x"},
 		{"after line ends of Windows", "a: |\r\n  one\r\n  §x\r\n"},
