@@ -74,7 +74,8 @@ func (a *app) answerCommand(ans answer) *cobra.Command {
 		Short: ans.short,
 		Long: ans.long + `
 
-The step may be left out if one step waits; show lists those that do.`,
+The step is its id or path, and may be left out if one step waits; show lists
+those that do.`,
 		Example: a.examples(example),
 		Args:    oneOrTwo("EXECUTION", "STEP"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -163,9 +164,12 @@ func (a *app) waitFor(v workflows.View, id string, ans answer, step string) (wor
 	}
 	var fit []workflows.Wait
 	for _, w := range v.Waiting {
-		if slices.Contains(w.Choices, ans.name) && (step == "" || w.Step == step) {
+		if slices.Contains(w.Choices, ans.name) && (step == "" || isStep(w.Step, step)) {
 			fit = append(fit, w)
 		}
+	}
+	if i := slices.IndexFunc(fit, func(w workflows.Wait) bool { return w.Step == step }); i >= 0 {
+		return fit[i], nil
 	}
 	if len(fit) == 1 {
 		return fit[0], nil
@@ -196,6 +200,11 @@ func (a *app) waitFor(v workflows.View, id string, ans answer, step string) (wor
 	return workflows.Wait{}, usagef("%s", b.String())
 }
 
+// isStep tells whether a person means the step at path: by it, or by its id alone.
+func isStep(path, said string) bool {
+	return path == said || strings.HasSuffix(path, "."+said)
+}
+
 // answerInputs reads changed inputs by the types of the failed step's action;
 // of an action that is not known here, as JSON or else as text.
 func answerInputs(w workflows.Wait, pairs []string) (map[string]json.RawMessage, error) {
@@ -212,6 +221,9 @@ func answerInputs(w workflows.Wait, pairs []string) (map[string]json.RawMessage,
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
 			return nil, usagef("--input %s is not name=value", runview.Quote(pair))
+		}
+		if with[name] != nil {
+			return nil, usagef("input %s is given twice", name)
 		}
 		i := slices.IndexFunc(fields, func(f action.Field) bool { return f.Name == name })
 		switch {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -56,16 +57,18 @@ file, pos ("line:col"), width, code and message.`,
 func (a *app) check(args []string, asJSON bool) error {
 	all := []syntax.Diagnostic{} // an empty array, not null
 	checked, passed := 0, 0
+	var unread []error // they hide no mistakes of other files
 	for _, arg := range args {
 		files, others, err := runbookFiles(arg)
 		if err != nil {
-			return invalidf("%w", err)
+			unread = append(unread, err)
 		}
 		passed += others
 		for _, f := range files {
 			file, source, err := a.read(f)
 			if err != nil {
-				return err
+				unread = append(unread, err)
+				continue
 			}
 			_, ds := a.compile(file, source)
 			all = append(all, ds...)
@@ -91,7 +94,10 @@ func (a *app) check(args []string, asJSON bool) error {
 		}
 		fmt.Fprintf(a.stdout, "%s checked, %s%s\n", plural(checked, "runbook"), mistakes(all), note)
 	}
-	if wrong {
+	switch {
+	case len(unread) > 0:
+		return &exitError{exitInvalid, errors.Join(unread...)}
+	case wrong:
 		return &exitError{code: exitInvalid}
 	}
 	return nil

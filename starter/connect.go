@@ -118,14 +118,21 @@ func (a *app) explain(s *server, id string, err error) error {
 			return fmt.Errorf("execution %s has ended; %s show %s says how", id, a.again(), runview.Quote(id))
 		}
 		return fmt.Errorf("there is no execution %s in namespace %s; %s list shows them", id, s.namespace, a.again())
+	case strings.Contains(err.Error(), "non-printable ASCII"): // of a header that carries the id
+		return fmt.Errorf("there is no execution %q: an id is printable ASCII; %s list shows them", id, a.again())
 	case isPermissionDenied(err):
 		return fmt.Errorf("the server does not allow it: %w", err)
-	case errors.Is(err, context.DeadlineExceeded) || isCode(err, codes.DeadlineExceeded):
-		return fmt.Errorf("the server at %s did not answer in time; the execution, if any, goes on", s.address)
 	case isCode(err, codes.Unavailable):
 		return &exitError{exitNoServer, fmt.Errorf("lost the server at %s; the execution, if any, goes on: try again", s.address)}
+	case silent(err):
+		return &exitError{exitNoServer, fmt.Errorf("the server at %s did not answer in time; the execution, if any, goes on", s.address)}
 	}
 	return err
+}
+
+// silent tells whether an error means that the server gave no answer.
+func silent(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || isCode(err, codes.DeadlineExceeded) || isCode(err, codes.Unavailable)
 }
 
 func isCode(err error, code codes.Code) bool {

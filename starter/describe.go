@@ -31,7 +31,7 @@ an argument the runbooks known by name are listed.`,
 			if err != nil {
 				return err
 			}
-			d := describe(prog, args[0], a.program)
+			d := describe(prog, args[0], a.again())
 			if a.json() {
 				return printJSON(a.stdout, d)
 			}

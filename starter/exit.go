@@ -30,7 +30,7 @@ var exitCodes = []struct {
 	{exitFailed, "the execution failed and was not rolled back; or the command could not do what was asked"},
 	{exitUsage, "the command line is wrong"},
 	{exitInvalid, "the runbook has mistakes, or its inputs do; nothing was started"},
-	{exitNoServer, "no Temporal server could be reached"},
+	{exitNoServer, "no Temporal server could be reached, or it stopped answering"},
 	{exitRolledBack, "the execution failed, and what it had done was rolled back"},
 	{exitCancelled, "the execution was cancelled"},
 	{exitRollbackFailed, "the execution failed, and something could not be rolled back"},

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 )
 
 const (
-	pollEvery    = 300 * time.Millisecond // how often a followed execution is asked
+	pollEvery    = 300 * time.Millisecond  // how often a followed execution is asked
+	pollSlow     = 1500 * time.Millisecond // and one that does not change: it may wait for days
 	queryTimeout = 3 * time.Second
 	silentFor    = 3 * time.Second // without an answer, the task queue's pollers are looked at
 )
@@ -43,23 +45,35 @@ func (a *app) follow(ctx context.Context, s *server, id string) error {
 	}
 	done := make(chan ended, 1)
 	go func() {
-		r, err := s.result(ctx, id)
-		done <- ended{r, err}
+		for {
+			r, err := s.result(ctx, id)
+			if err != nil && silent(err) {
+				if _, derr := s.describe(ctx, id); derr == nil {
+					continue // it is back, or this machine slept
+				}
+			}
+			done <- ended{r, err}
+			return
+		}
 	}()
 	views := make(chan workflows.View)
 	go func() {
 		defer close(views)
-		tick := time.NewTicker(pollEvery)
-		defer tick.Stop()
+		var last workflows.View
+		every := pollEvery
 		for ctx.Err() == nil {
 			if v, err := s.view(ctx, id); err == nil {
+				if every = min(every*5/4, pollSlow); !reflect.DeepEqual(v, last) {
+					every = pollEvery
+				}
+				last = v
 				select {
 				case views <- v:
 				case <-ctx.Done():
 				}
 			}
 			select {
-			case <-tick.C:
+			case <-time.After(every):
 			case <-ctx.Done():
 			}
 		}
@@ -83,9 +97,13 @@ func (a *app) follow(ctx context.Context, s *server, id string) error {
 		case <-redraw.C:
 			if !warned && time.Since(answered) > silentFor {
 				warned = true
-				if n, err := s.pollers(ctx); err == nil && n == 0 {
+				switch n, err := s.pollers(ctx); {
+				case ctx.Err() != nil:
+				case err != nil:
+					show.say(fmt.Sprintf("no answer from the server at %s: what is shown may be old; trying again", s.address))
+				case n == 0:
 					show.say(fmt.Sprintf("no worker is polling task queue %s: start one (make dev runs one); waiting for it", workflows.TaskQueue))
-				} else if err == nil {
+				default:
 					show.say("the worker does not answer; waiting for it")
 				}
 			}
@@ -100,13 +118,23 @@ func (a *app) follow(ctx context.Context, s *server, id string) error {
 			}
 			if end.err != nil {
 				show.screen.Close()
-				return a.explain(s, id, end.err)
+				return a.lost(s, id, end.err)
 			}
 			v := s.lastView(ctx, id, end.result)
 			a.findSources(ctx, s, id, v)
 			return show.end(v)
 		}
 	}
+}
+
+// lost explains why an execution can no longer be followed, and how to come back.
+func (a *app) lost(s *server, id string, err error) error {
+	err = a.explain(s, id, err)
+	var exit *exitError
+	if errors.As(err, &exit) && exit.code == exitNoServer {
+		exit.err = fmt.Errorf("%w\ncome back with: %s watch %s", exit.err, a.again(), runview.Quote(id))
+	}
+	return err
 }
 
 // shower shows a followed execution: as a table that is redrawn, or as events.
@@ -144,11 +172,15 @@ func (w *shower) redraw() {
 	} else {
 		x.ID = ""
 	}
-	content := runview.Table(v, x, o)
+	note := ""
 	if w.note != "" {
-		content += "\n" + w.note + "\n"
+		note = "\n" + w.note + "\n"
 	}
-	w.screen.Draw(content, o.Width)
+	most := o.Height
+	if o.Height > 0 && note != "" {
+		o.Height = max(o.Height-2-len(note)/max(o.Width, 1), 1)
+	}
+	w.screen.Draw(runview.Table(v, x, o)+note, o.Width, most)
 }
 
 // say tells of something that is no change of the execution.

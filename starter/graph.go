@@ -172,7 +172,7 @@ var shapes = map[string][2]string{
 
 func (g *graph) mermaid(w io.Writer) {
 	quote := func(s string) string {
-		return `"` + strings.NewReplacer(`"`, "#quot;", "\n", "<br>", "<", "#lt;", ">", "#gt;").Replace(s) + `"`
+		return `"` + strings.NewReplacer("#", "#35;", `"`, "#quot;", "\n", "<br>", "<", "#lt;", ">", "#gt;").Replace(s) + `"`
 	}
 	fmt.Fprintln(w, "flowchart TD")
 	var draw func(box, indent string)

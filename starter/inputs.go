@@ -67,12 +67,18 @@ func (a *app) inputs(runbook string, prog *program.Program, flags inputFlags, as
 			}
 		}
 	}
-	failed := map[string]bool{}
+	failed, seen := map[string]bool{}, map[string]bool{}
 	for _, pair := range flags.pairs {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
 			return nil, usagef("--input %s is not name=value", runview.Quote(pair))
 		}
+		if seen[name] {
+			wrong = append(wrong, fmt.Sprintf("input %s: is given twice; write a list as %s=a,b", name, name))
+			failed[name] = true
+			continue
+		}
+		seen[name] = true
 		in, known := input(prog, name)
 		if !known {
 			given[name] = json.RawMessage("null") // CheckInputs says what there is instead

@@ -81,7 +81,11 @@ func (a *app) list(ctx context.Context, s *server, f listFilter) error {
 		return printJSON(a.stdout, found)
 	}
 	if len(found) == 0 {
-		fmt.Fprintf(a.stderr, "no executions; %s run RUNBOOK starts one\n", a.again())
+		if f.runbook+f.status+f.caller != "" {
+			fmt.Fprintf(a.stderr, "no such executions; %s list shows all\n", a.again())
+		} else {
+			fmt.Fprintf(a.stderr, "no executions; %s run RUNBOOK starts one\n", a.again())
+		}
 		return nil
 	}
 	var rows [][]string
@@ -93,7 +97,9 @@ func (a *app) list(ctx context.Context, s *server, f listFilter) error {
 		rows = append(rows, []string{e.ID, e.Runbook, e.Status, e.StartedAt.Local().Format("2006-01-02 15:04:05"),
 			runview.Elapsed(end.Sub(e.StartedAt)), e.Caller, e.Step})
 	}
-	columns(a.stdout, "", []string{"EXECUTION", "RUNBOOK", "STATUS", "STARTED", "TIME", "CALLER", "STEP"}, rows)
+	heading, rows := fit([]string{"EXECUTION", "RUNBOOK", "STATUS", "STARTED", "TIME", "CALLER", "STEP"}, rows,
+		a.view(a.stdout).Width, "CALLER", "RUNBOOK", "STARTED", "TIME", "STEP")
+	columns(a.stdout, "", heading, rows)
 	return nil
 }
 

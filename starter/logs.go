@@ -34,6 +34,9 @@ func outputDir() output.Dir {
 	return ".almanac/output"
 }
 
+// patience is how long logs -f waits out a restart of the server or its worker.
+const patience = time.Minute
+
 // logFilter says which output of an execution to print.
 type logFilter struct {
 	step, target string
@@ -62,7 +65,7 @@ With -o json each line is one JSON object with step, target and line.`,
 			return a.with(cmd.Context(), func(ctx context.Context, s *server) error { return a.logs(ctx, s, args[0], f) })
 		},
 	}
-	cmd.Flags().StringVar(&f.step, "step", "", "only this step (its path), and those below it")
+	cmd.Flags().StringVar(&f.step, "step", "", "only this step (its id or path), and those below it")
 	cmd.Flags().StringVar(&f.target, "target", "", "only this target")
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "go on printing until the execution ends")
 	cmd.Flags().IntVar(&f.tail, "tail", -1, "only the last lines of each output; -1 is all")
@@ -152,10 +155,12 @@ func globQuote(name string) string {
 	return strings.NewReplacer("[", "[[]", "*", "[*]", "?", "[?]").Replace(name)
 }
 
-// fits tells whether an output is asked for: of the step or of one below it.
+// fits tells whether an output is asked for: of the step, given by its id or
+// path, or of one below it.
 func (f logFilter) fits(l logRef) bool {
+	path, step := "."+l.step+".", "."+f.step
 	return (f.target == "" || f.target == l.target) &&
-		(f.step == "" || f.step == l.step || strings.HasPrefix(l.step, f.step+".") || strings.HasPrefix(l.step, f.step+"["))
+		(f.step == "" || strings.Contains(path, step+".") || strings.Contains(path, step+"["))
 }
 
 // outputs lists the outputs of an execution and of the runbooks that it called.
@@ -192,11 +197,17 @@ func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error
 			r.close()
 		}
 	}()
+	var answered time.Time
 	for {
 		v, err := a.current(ctx, s, id)
 		if err != nil {
+			if f.follow && time.Since(answered) < patience {
+				time.Sleep(pollEvery)
+				continue
+			}
 			return err
 		}
+		answered = time.Now()
 		ended := runview.Finished(v.Status)
 		for _, ref := range s.outputs(ctx, v, id, store) {
 			all[ref] = true

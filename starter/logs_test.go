@@ -56,6 +56,9 @@ func TestLogFilter(t *testing.T) {
 		{logFilter{step: "a"}, "a.b", true},
 		{logFilter{step: "a"}, "a[3].b", true},
 		{logFilter{step: "a"}, "ab", false},
+		{logFilter{step: "a"}, "ba", false},
+		{logFilter{step: "b"}, "a[3].b", true},
+		{logFilter{step: "b"}, "a[3].b[0].c", true},
 		{logFilter{step: "a", target: "n1"}, "a", true},
 		{logFilter{step: "a", target: "n2"}, "a", false},
 	} {

@@ -130,7 +130,7 @@ TEMPORAL_NAMESPACE, TEMPORAL_PROFILE, …), else localhost:7233.
 ` + exitText(),
 		Example: a.examples(
 			"starter check patch.yaml",
-			"starter run linux/rolling-restart -i service=nginx",
+			"starter run linux/rolling-restart -i service=nginx -i targets=web-1,web-2",
 			"starter list --status waiting",
 		),
 		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: a.program},

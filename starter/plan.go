@@ -1,10 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -28,7 +28,7 @@ with its targets and inputs, who must approve, and what rollback would undo (↶
 A value in parentheses is not known yet: (known after build). Steps in a loop or
 a called runbook stand below it. Nothing is started, and nothing is asked of a server.`,
 		Example: a.examples(
-			"starter plan linux/rolling-restart -i service=nginx",
+			"starter plan linux/rolling-restart -i service=nginx -i targets=web-1,web-2",
 			"starter plan ./patch.yaml --inputs prod.yaml -o json",
 		),
 		Args:              one("RUNBOOK"),
@@ -111,6 +111,8 @@ func printPlan(w io.Writer, pl *plan, o runview.Options) {
 	t := table.NewWriter()
 	t.SetStyle(table.Style{Box: table.BoxStyle{PaddingRight: "  "}, Options: table.OptionsNoBordersAndSeparators})
 	t.SuppressTrailingSpaces()
+	room := max(cmp.Or(o.Width, 120)-50, 30)
+	narrow := o.Width > 0 && o.Width < 80 // what there is to say of a step stands below it
 	phase := ""
 	for _, s := range pl.Steps {
 		if s.Phase != phase {
@@ -132,8 +134,15 @@ func printPlan(w io.Writer, pl *plan, o runview.Options) {
 		if s.Undo != "" && s.Decision != willSkip {
 			undo = "↶"
 		}
-		t.AppendRow(table.Row{paint(mark, color), strings.Repeat("  ", s.Depth) + oneLine(name), paint(s.Form, text.Faint), undo,
-			planDetail(s, o.Width)})
+		indent := strings.Repeat("  ", s.Depth)
+		if narrow {
+			room = max(o.Width-9-len(indent), 20)
+			title := short(strings.TrimRight(name+" · "+s.Form+" "+undo, " "), room+2)
+			below := strings.ReplaceAll("\n"+planDetail(s, room), "\n", "\n"+indent+"  ")
+			t.AppendRow(table.Row{paint(mark, color), strings.TrimRight(indent+title+below, " \n")})
+			continue
+		}
+		t.AppendRow(table.Row{paint(mark, color), indent + oneLine(name), paint(s.Form, text.Faint), undo, planDetail(s, room)})
 	}
 	fmt.Fprintln(w, "\nsteps")
 	for _, l := range strings.Split(t.Render(), "\n") {
@@ -149,19 +158,20 @@ func section(w io.Writer, title string, rows [][]string) {
 	}
 }
 
-// planDetail is what there is to say of a planned step, one thing on a line.
-func planDetail(s plannedStep, width int) string {
-	if width == 0 {
-		width = 120
-	}
-	room := max(width-50, 30)
+// planDetail is what there is to say of a planned step, one thing on a line of
+// at most room columns.
+func planDetail(s plannedStep, room int) string {
 	var lines []string
 	if s.Why != "" {
-		why := s.Why
-		if len(s.DependsOn) > 0 {
-			why += " " + knownAfter(s.DependsOn)
+		// What decides it stays in sight, however long the condition is.
+		switch after := knownAfter(s.DependsOn); {
+		case len(s.DependsOn) == 0:
+			lines = append(lines, short(s.Why, room))
+		case len(after)+20 > room:
+			lines = append(lines, short(s.Why, room), short(after, room))
+		default:
+			lines = append(lines, short(s.Why, room-len(after)-1)+" "+after)
 		}
-		lines = append(lines, short(why, room))
 	}
 	if s.Decision == willSkip {
 		return strings.Join(lines, "\n")
@@ -185,14 +195,10 @@ func planDetail(s plannedStep, width int) string {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(runview.Clean(s)), " ") }
 
-// short is s on one line of at most width characters.
+// short is s on one line of at most width columns.
 func short(s string, width int) string {
-	s = oneLine(s)
-	if width < 30 {
+	if width < 20 {
 		width = 96
 	}
-	if utf8.RuneCountInString(s) > width {
-		s = string([]rune(s)[:width-1]) + "…"
-	}
-	return s
+	return text.Snip(oneLine(s), width, "…")
 }

@@ -63,6 +63,8 @@ type plannedStep struct {
 	With      []plannedValue `json:"with,omitempty"`
 	Undo      string         `json:"undo,omitempty"` // what rollback would run
 	Pos       program.Pos    `json:"pos"`
+
+	prog *program.Program // whose step it is: ids are unique in one
 }
 
 // planner evaluates one program with what is known before it runs.
@@ -371,7 +373,7 @@ func (p *planner) steps(steps []program.Step, prefix string, depth int, phase st
 	ends := ""
 	for i := range steps {
 		s := &steps[i]
-		ps := plannedStep{Path: prefix + s.ID, Depth: depth, Phase: phase, Form: form(s), Decision: willRun, Pos: s.Pos}
+		ps := plannedStep{Path: prefix + s.ID, Depth: depth, Phase: phase, Form: form(s), Decision: willRun, Pos: s.Pos, prog: p.prog}
 		if s.Name != nil {
 			ps.Name, _ = p.text(*s.Name)
 		}
@@ -434,7 +436,7 @@ func (p *planner) decide(ps *plannedStep, cond *program.Expr) {
 // skipped if one of them is.
 func (p *planner) unless(ps *plannedStep, ids []string) {
 	for _, other := range p.plan.Steps {
-		if other.Phase != "" || !slices.Contains(ids, lastID(other.Path)) || other.Decision == willRun {
+		if other.prog != p.prog || !slices.Contains(ids, lastID(other.Path)) || other.Decision == willRun {
 			continue
 		}
 		ps.Decision, ps.Why = other.Decision, "only if "+lastID(other.Path)+" completed"
@@ -574,7 +576,7 @@ func (p *planner) targets(t *program.Targets) string {
 		parts = append(parts, "batches of "+strings.Join(sizes, ", "))
 	}
 	if t.MaxErrors != nil {
-		parts = append(parts, "stops after "+value(t.MaxErrors)+" errors")
+		parts = append(parts, value(t.MaxErrors)+" may fail")
 	}
 	return strings.Join(parts, "; ")
 }
@@ -599,5 +601,7 @@ func (p *planner) child(c *program.Child, ps plannedStep, phase string, inside *
 			}
 		}
 	}
-	newPlanner(p.root, prog, inputs, p.plan).steps(prog.Steps, ps.Path+".", ps.Depth+1, phase, inside)
+	called := newPlanner(p.root, prog, inputs, p.plan)
+	called.steps(prog.Steps, ps.Path+".", ps.Depth+1, phase, inside)
+	called.steps(prog.Finally, ps.Path+".finally.", ps.Depth+1, phase, inside)
 }

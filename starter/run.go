@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +43,7 @@ With -o json each change is one JSON object on one line; the last has type
 "result". Ctrl-C stops following: the execution goes on, and watch comes back
 to it. The exit code says how the execution ended.`,
 		Example: a.examples(
-			"starter run linux/rolling-restart -i service=nginx",
+			"starter run linux/rolling-restart -i service=nginx -i targets=web-1,web-2",
 			"starter run ./patch.yaml --inputs prod.yaml -i max_errors=2",
 			"starter run demo/tour --detach",
 		),
@@ -62,6 +65,9 @@ to it. The exit code says how the execution ended.`,
 }
 
 func (a *app) run(ctx context.Context, runbook string, in inputFlags, id string, detach bool) error {
+	if strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return usagef("--id is of printable ASCII characters, not %q", id)
+	}
 	prog, err := a.load(runbook)
 	if err != nil {
 		return err
@@ -81,8 +87,13 @@ func (a *app) run(ctx context.Context, runbook string, in inputFlags, id string,
 	if !detach && !a.json() {
 		fmt.Fprintln(a.stderr, summary(makePlan(prog, inputs)))
 	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	if err := a.start(ctx, s, prog, inputs, id); err != nil {
-		return err
+		if ctx.Err() != nil {
+			return &exitError{exitDetached, fmt.Errorf("interrupted while the server was asked to start %s; whether it did: %s show %s", id, a.again(), runview.Quote(id))}
+		}
+		return a.lost(s, id, err)
 	}
 	x := s.execution(id)
 	if detach {

@@ -17,6 +17,8 @@ import (
 const (
 	tailLines     = 20
 	waitTailLines = 5 // while it asks what to do: the table must stay in sight
+
+	undoneWithOutput = 3 // of how many compensations that failed the output is shown
 )
 
 // Ending reports how an execution ended: the outcome, the failure with its
@@ -33,9 +35,9 @@ func Ending(v workflows.View, x Execution, o Options) string {
 	if v.EndedAt != nil && !v.StartedAt.IsZero() {
 		took = " after " + Elapsed(v.EndedAt.Sub(v.StartedAt))
 	}
-	fmt.Fprintf(&b, "%s%s: %s %s\n", o.paint(sym+" "+string(r.Outcome), color, text.Bold), took, line(v.Runbook), x.ID)
+	fmt.Fprintf(&b, "%s%s: %s %s\n", o.paint(sym+" "+string(r.Outcome), color, text.Bold), took, line(v.Runbook), line(x.ID))
 	if r.Message != "" && (r.Failure == nil || r.Failure.Step == "" || !strings.Contains(r.Message, firstLine(r.Failure.Message))) {
-		fmt.Fprintf(&b, "  %s\n", indentAfter(Clean(r.Message), "  "))
+		fmt.Fprintf(&b, "  %s\n", indentAfter(bounded(Clean(r.Message)), "  "))
 	}
 
 	if r.Failure != nil && r.Failure.Step != "" { // a cancelled execution need not have a step that failed
@@ -50,16 +52,29 @@ func Ending(v workflows.View, x Execution, o Options) string {
 		fmt.Fprintf(&b, "\n%s\n", o.paint("outputs", text.Bold))
 		b.WriteString(pairs(r.Outputs, o))
 	}
-	if next := next(v, x, o); len(next) > 0 {
+	next := next(v, x, o)
+	if x.URL != "" {
+		next = append(next, x.URL)
+	}
+	if len(next) > 0 {
 		fmt.Fprintf(&b, "\n%s\n", o.paint("next", text.Bold))
 		for _, c := range next {
 			fmt.Fprintf(&b, "  %s\n", c)
 		}
 	}
-	if x.URL != "" {
-		fmt.Fprintf(&b, "  %s\n", x.URL)
-	}
 	return b.String()
+}
+
+// bounded cuts a message that would push all else off the screen; -o json has it whole.
+func bounded(s string) string {
+	const most = 2000
+	if r := []rune(s); len(r) > most {
+		s = fmt.Sprintf("%s… (%d more characters)", string(r[:most]), len(r)-most)
+	}
+	if lines := strings.Split(s, "\n"); len(lines) > tailLines {
+		s = fmt.Sprintf("%s\n… (%d more lines)", strings.Join(lines[:tailLines], "\n"), len(lines)-tailLines)
+	}
+	return s
 }
 
 // failure shows f and the failures in child runbooks that caused it, the
@@ -86,7 +101,7 @@ func failure(f *workflows.Failure, o Options) string {
 			fmt.Fprintf(&b, "step %s%s failed\n", line(f.Step), where)
 		} else {
 			fmt.Fprintf(&b, "%s%s: %s\n", o.paint("step "+line(f.Step)+where+" failed"+exit, text.Bold),
-				kindNote(f.Kind), o.paint(indentAfter(strings.TrimSpace(Clean(f.Message)), "  "), text.FgRed))
+				kindNote(f.Kind), o.paint(indentAfter(bounded(strings.TrimSpace(Clean(f.Message))), "  "), text.FgRed))
 			b.WriteString(tail(d.Tail, tailLines, o))
 		}
 		b.WriteString(place(f, o))
@@ -159,12 +174,15 @@ func undone(v workflows.View, o Options) string {
 	if len(r.RolledBack) > 0 {
 		fmt.Fprintf(&b, "%s  %s\n", o.paint("rolled back    ", text.FgGreen), names(r.RolledBack))
 	}
-	for _, f := range r.NotRolledBack {
+	for i, f := range r.NotRolledBack {
 		target := ""
 		if f.Target != "" {
 			target = " on " + line(f.Target)
 		}
 		fmt.Fprintf(&b, "%s  %s%s: %s\n", o.paint("not rolled back", text.FgRed, text.Bold), line(f.Step), target, line(firstLine(f.Message)))
+		if i < undoneWithOutput {
+			b.WriteString(tail(detailOf(f.Detail).Tail, waitTailLines, o))
+		}
 	}
 	var finally []string
 	for _, s := range v.Steps {
@@ -204,8 +222,16 @@ func next(v workflows.View, x Execution, o Options) []string {
 		}
 		cmds = append(cmds, logsCommand(f, x, o))
 	}
+	for i, f := range v.Result.NotRolledBack {
+		if i < undoneWithOutput && detailOf(f.Detail).Ref != "" {
+			cmds = append(cmds, logsCommand(f, x, o))
+		}
+	}
 	if v.Result.Outcome == workflows.RollbackFailed {
 		cmds = append(cmds, o.Program+" show "+id+"   # what was left in place")
+	}
+	if len(cmds) == 0 && v.Result.Outcome != workflows.Succeeded {
+		cmds = append(cmds, o.Program+" logs "+id+"   # what the commands before it wrote")
 	}
 	return cmds
 }

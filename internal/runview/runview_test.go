@@ -89,7 +89,7 @@ func render(t *testing.T, name string, views []workflows.View, sources map[strin
 				t.Errorf("%s: a line of %d columns: %s", name, w, l)
 			}
 		}
-		if h := strings.Count(s, "\n"); o.Height > 0 && h > o.Height {
+		if h := height(s, o.Width); o.Height > 0 && h >= o.Height { // a line is the cursor's
 			t.Errorf("%s: %d lines", name, h)
 		}
 		coloured := o
@@ -206,13 +206,43 @@ func TestQuote(t *testing.T) {
 func TestScreen(t *testing.T) {
 	var b strings.Builder
 	s := NewScreen(&b)
-	s.Draw("one\n"+strings.Repeat("x", 25)+"\n", 10) // 1 + 3 lines
-	s.Draw("one\n"+strings.Repeat("x", 25)+"\n", 10) // the same: nothing is written
-	s.Draw("two\n", 10)
+	s.Draw("one\n"+strings.Repeat("x", 25)+"\n", 10, 0) // 1 + 3 lines
+	s.Draw("one\n"+strings.Repeat("x", 25)+"\n", 10, 0) // the same: nothing is written
+	s.Draw("two\n"+strings.Repeat("y", 15)+"\n", 10, 4)
+	s.Draw("three\n", 5, 4)                 // narrower now: it stands on 4 lines
+	s.Draw("one\ntwo\nthree\nfour\n", 5, 4) // what does not fit is cut above
 	s.Clear()
 	want := "\x1b[?25l\rone\x1b[K\n" + strings.Repeat("x", 25) + "\x1b[K\n\x1b[J" +
-		"\x1b[4A\rtwo\x1b[K\n\x1b[J" + "\x1b[1A\r\x1b[J\x1b[?25h"
+		"\x1b[4A\rtwo\x1b[K\n" + strings.Repeat("y", 15) + "\x1b[K\n\x1b[J" +
+		"\x1b[4A\rthree\x1b[K\n\x1b[J" +
+		"\x1b[1A\rtwo\x1b[K\nthree\x1b[K\nfour\x1b[K\n\x1b[J" +
+		"\x1b[3A\r\x1b[J\x1b[?25h"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// A message that fills the screen pushes away what to do next.
+func TestEndingBoundsMessages(t *testing.T) {
+	for name, message := range map[string]string{"long": strings.Repeat("日", 5000), "many lines": strings.Repeat("x\n", 500)} {
+		v := workflows.View{Runbook: "a", Result: &workflows.Result{Outcome: workflows.Failed, Message: message,
+			Failure: &workflows.Failure{Step: "s", Message: message}}}
+		got := Ending(v, exec, Options{Program: "starter"})
+		if lines := strings.Count(got, "\n"); len([]rune(got)) > 2500 || lines > 30 || !strings.Contains(got, " more ") || !strings.Contains(got, "starter logs ") {
+			t.Errorf("%s: %d lines:\n%s", name, lines, got)
+		}
+	}
+}
+
+// An id is the choice of whoever starts an execution.
+func TestHostileID(t *testing.T) {
+	x := Execution{ID: "x\x1b[2J", URL: "http://ui"}
+	v := workflows.View{Runbook: "a", Status: "\x1b[31mx", Result: &workflows.Result{Outcome: workflows.Failed},
+		Waiting: []workflows.Wait{{Step: "s", Kind: "pause", Choices: []string{"resume"}}}}
+	for _, height := range []int{0, 5} {
+		o := Options{Program: "starter", Width: 30, Height: height}
+		if got := Table(v, x, o) + Ending(v, x, o); strings.ContainsRune(got, '\x1b') {
+			t.Errorf("%q", got)
+		}
 	}
 }

@@ -4,14 +4,12 @@ import (
 	"fmt"
 	"io"
 	"strings"
-
-	"github.com/jedib0t/go-pretty/v6/text"
 )
 
 // Screen redraws text in place on a terminal. Use it from one goroutine.
 type Screen struct {
 	w     io.Writer
-	lines int
+	width int
 	last  string
 }
 
@@ -19,8 +17,13 @@ type Screen struct {
 func NewScreen(w io.Writer) *Screen { return &Screen{w: w} }
 
 // Draw replaces what was drawn before by content, which ends with a line
-// break, on a terminal of width columns. It hides the cursor until Close.
-func (s *Screen) Draw(content string, width int) {
+// break, on a terminal of width columns and, unless it is 0, most lines: of
+// more, which would scroll away and be drawn again below, the last are drawn.
+// It hides the cursor until Close.
+func (s *Screen) Draw(content string, width, most int) {
+	for most > 1 && height(content, width) > most-1 { // a line is the cursor's
+		_, content, _ = strings.Cut(content, "\n")
+	}
 	if content == s.last {
 		return
 	}
@@ -28,19 +31,15 @@ func (s *Screen) Draw(content string, width int) {
 	if s.last == "" {
 		b.WriteString("\x1b[?25l")
 	}
-	if s.lines > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", s.lines)
+	// A terminal that was made narrower since has broken the lines anew.
+	if up := height(s.last, width); up > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", up)
 	}
 	// Each line is overwritten and its rest erased: clearing first would flicker.
 	b.WriteString("\r")
 	b.WriteString(strings.ReplaceAll(content, "\n", "\x1b[K\n"))
 	b.WriteString("\x1b[J")
-	s.lines = 0
-	for l := range strings.Lines(content) {
-		w := text.StringWidthWithoutEscSequences(strings.TrimSuffix(l, "\n"))
-		s.lines += max(1, (w+width-1)/max(width, 1)) // a link or a command may take several
-	}
-	s.last = content
+	s.width, s.last = width, content
 	_, _ = io.WriteString(s.w, b.String())
 }
 
@@ -49,11 +48,8 @@ func (s *Screen) Clear() {
 	if s.last == "" {
 		return
 	}
-	if s.lines > 0 {
-		_, _ = fmt.Fprintf(s.w, "\x1b[%dA", s.lines)
-	}
-	_, _ = io.WriteString(s.w, "\r\x1b[J\x1b[?25h")
-	s.lines, s.last = 0, ""
+	_, _ = fmt.Fprintf(s.w, "\x1b[%dA\r\x1b[J\x1b[?25h", height(s.last, s.width))
+	s.last = ""
 }
 
 // Close leaves what was drawn and shows the cursor again.
@@ -62,5 +58,5 @@ func (s *Screen) Close() {
 		return
 	}
 	_, _ = io.WriteString(s.w, "\x1b[?25h")
-	s.lines, s.last = 0, ""
+	s.last = ""
 }

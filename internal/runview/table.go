@@ -2,6 +2,7 @@ package runview
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,15 +72,40 @@ func statusColor(status string) text.Color {
 func Table(v workflows.View, x Execution, o Options) string {
 	var b strings.Builder
 	head(&b, v, x, o)
-	waits := waiting(v, x, o)
-
 	rows := rowsOf(v)
+	waits := waiting(v, x, o, waitFull, len(v.Waiting))
 	if o.Height > 0 {
-		rows = fold(rows, o.Height-strings.Count(b.String(), "\n")-strings.Count(waits, "\n")-2)
+		room := o.Height - height(b.String(), o.width()) - 2 // the heading of the steps, and the line of the cursor
+		few := min(len(rows), fewestRows)
+		if height(waits, o.width()) > room-few {
+			waits = waiting(v, x, o, waitCommands, len(v.Waiting))
+		}
+		if height(waits, o.width()) > room-few {
+			waits = waiting(v, x, o, waitNames, room-few-3)
+		}
+		rows = fold(rows, room-height(waits, o.width()))
 	}
-	steps(&b, rows, v, o)
+	steps(&b, rows, o)
 	b.WriteString(waits)
 	return b.String()
+}
+
+const (
+	fewestRows  = 5  // that the table keeps while people are asked
+	smallHeight = 16 // a lower terminal has no room for the link
+)
+
+// height counts the lines that s, which ends with a line break, takes on a
+// terminal of width columns, if that is known: a link or a command may take several.
+func height(s string, width int) int {
+	n := 0
+	for l := range strings.Lines(s) {
+		n++
+		if w := text.StringWidthWithoutEscSequences(strings.TrimSuffix(l, "\n")); width > 0 && w > width {
+			n += (w - 1) / width
+		}
+	}
+	return n
 }
 
 func head(b *strings.Builder, v workflows.View, x Execution, o Options) {
@@ -95,10 +121,14 @@ func head(b *strings.Builder, v workflows.View, x Execution, o Options) {
 	if v.Caller != "" {
 		by = "  by " + line(v.Caller)
 	}
-	fmt.Fprintln(b, clip(o.paint(line(v.Runbook), text.Bold)+"  "+x.ID+by+"  "+
-		o.paint(v.Status, statusColor(v.Status))+elapsed, o.width()))
-	if x.URL != "" {
-		fmt.Fprintln(b, clip(o.paint(x.URL, text.Faint), max(o.width(), len(x.URL)))) // a cut link is no link
+	runbook, status := o.paint(line(v.Runbook), text.Bold), o.paint(line(v.Status), statusColor(v.Status))+elapsed
+	title := runbook + "  " + line(x.ID) + by + "  " + status
+	if text.StringWidthWithoutEscSequences(title) > o.width() { // other commands want the id: it is never cut
+		title = clip(runbook+"  "+status+by, o.width()) + "\n" + line(x.ID)
+	}
+	fmt.Fprintln(b, title)
+	if x.URL != "" && (o.Height == 0 || o.Height >= smallHeight) {
+		fmt.Fprintln(b, o.paint(x.URL, text.Faint)) // not clipped: a cut link is no link
 	}
 	fmt.Fprintln(b)
 }
@@ -128,7 +158,7 @@ func rowsOf(v workflows.View) []row {
 			}
 		}
 		above = append(above, s.Path)
-		if s.Name != "" {
+		if s.Name != "" && !ofTarget(*s) { // the rows of a step's targets differ by the target
 			label = s.Name
 		}
 		rows = append(rows, row{step: s, label: strings.Repeat("  ", len(above)-1) + line(label)})
@@ -137,26 +167,43 @@ func rowsOf(v workflows.View) []row {
 }
 
 // fold leaves out rows until at most limit are left: first finished ones, from
-// the first on, then coming ones, from the last on. What runs, waits or failed stays.
+// the first on, then from the last on coming ones, nested ones that run, other
+// nested ones and, if there are still too many, any.
 func fold(rows []row, limit int) []row {
-	limit = max(limit, 5)
+	limit = max(limit, 3)
 	if len(rows) <= limit {
 		return rows
 	}
 	excess := len(rows) - limit + 2 // the two notes take a line each
 	hidden := make([]bool, len(rows))
-	done, coming := 0, 0
-	for i := 0; i < len(rows) && done < excess; i++ {
-		if s := rows[i].step; s != nil && (s.State == workflows.StateSucceeded || s.State == workflows.StateSkipped || s.State == workflows.StateRolledBack) {
-			hidden[i] = true
-			done++
+	hide := func(i int, states ...string) int {
+		s := rows[i].step
+		if excess == 0 || hidden[i] || s == nil || len(states) > 0 && !slices.Contains(states, s.State) {
+			return 0
+		}
+		hidden[i] = true
+		excess--
+		return 1
+	}
+	done, coming, more := 0, 0, 0
+	for i := range rows {
+		done += hide(i, workflows.StateSucceeded, workflows.StateSkipped, workflows.StateRolledBack)
+	}
+	for i := range slices.Backward(rows) {
+		coming += hide(i, workflows.StatePending)
+	}
+	for i, r := range slices.Backward(rows) {
+		if r.step != nil && r.step.Depth > 0 {
+			more += hide(i, workflows.StateRunning)
 		}
 	}
-	for i := len(rows) - 1; i >= 0 && done+coming < excess; i-- {
-		if s := rows[i].step; s != nil && s.State == workflows.StatePending {
-			hidden[i] = true
-			coming++
+	for i, r := range slices.Backward(rows) {
+		if r.step != nil && r.step.Depth > 0 {
+			more += hide(i)
 		}
+	}
+	for i := range slices.Backward(rows) {
+		more += hide(i)
 	}
 	kept := []row{}
 	if done > 0 {
@@ -167,13 +214,20 @@ func fold(rows []row, limit int) []row {
 			kept = append(kept, r)
 		}
 	}
+	var notes []string
+	if more > 0 {
+		notes = append(notes, fmt.Sprintf("%d more", more))
+	}
 	if coming > 0 {
-		kept = append(kept, row{note: fmt.Sprintf("… %d to come", coming)})
+		notes = append(notes, fmt.Sprintf("%d to come", coming))
+	}
+	if len(notes) > 0 {
+		kept = append(kept, row{note: "… " + strings.Join(notes, ", ")})
 	}
 	return kept
 }
 
-func steps(b *strings.Builder, rows []row, v workflows.View, o Options) {
+func steps(b *strings.Builder, rows []row, o Options) {
 	if len(rows) == 0 {
 		return
 	}
@@ -289,34 +343,69 @@ func bar(done, total int) string {
 	return strings.Repeat("▓", full) + strings.Repeat("░", width-full)
 }
 
-// waiting lists what a person must answer, with the commands that do.
-func waiting(v workflows.View, x Execution, o Options) string {
+// How much waiting tells: what does not fit above the table's edge would
+// scroll away, and the terminal with it.
+const (
+	waitFull     = iota
+	waitCommands // no messages
+	waitNames    // and the commands are those of show
+)
+
+// waiting lists what a person must answer, with the commands that do; of names
+// alone the first most.
+func waiting(v workflows.View, x Execution, o Options, detail, most int) string {
+	if len(v.Waiting) == 0 {
+		return ""
+	}
 	var b strings.Builder
-	for _, w := range v.Waiting {
+	for i, w := range v.Waiting {
 		what := map[string]string{"approval": "waits for approval", "pause": "paused", "ask": "failed, and asks what to do"}[w.Kind]
 		if what == "" {
 			what = "waits (" + line(w.Kind) + ")"
 		}
-		fmt.Fprintf(&b, "\n%s\n", clip(o.paint("‖ "+line(w.Step)+" "+what, text.FgYellow, text.Bold), o.width()))
-		if w.Message != "" {
-			for _, l := range strings.Split(text.WrapSoft(Clean(strings.TrimSpace(w.Message)), o.width()-4), "\n") {
-				fmt.Fprintf(&b, "  %s\n", strings.TrimRight(l, " "))
+		title := clip(o.paint("‖ "+line(w.Step)+" "+what, text.FgYellow, text.Bold), o.width()) + "\n"
+		if detail == waitNames {
+			if i == max(most, 1) {
+				fmt.Fprintf(&b, "  … and %d more\n", len(v.Waiting)-i)
+				break
 			}
+			b.WriteString(title)
+			continue
 		}
-		for f := w.Failure; f != nil; f = f.Cause { // whoever is asked must see what happened
-			if d := detailOf(f.Detail); f.Cause == nil && d.Tail != "" {
-				b.WriteString(tail(d.Tail, waitTailLines, o))
-				if d.Ref != "" && f.Runbook == v.Runbook {
-					fmt.Fprintf(&b, "  %s\n", logsCommand(f, x, o))
-				}
-			}
-		}
-		if note := waitNote(w, o.Now); note != "" {
-			fmt.Fprintf(&b, "  %s\n", clip(o.paint(note, text.Faint), o.width()-2))
+		b.WriteString("\n" + title)
+		if detail == waitFull {
+			b.WriteString(question(w, v, x, o))
 		}
 		for _, c := range AnswerCommands(w, x, len(v.Waiting) > 1, o.Program) {
 			fmt.Fprintf(&b, "  %s\n", c)
 		}
+	}
+	if detail == waitNames {
+		return "\n" + b.String() + fmt.Sprintf("  %s show %s   # how to answer\n", o.Program, Quote(line(x.ID)))
+	}
+	return b.String()
+}
+
+// question is what a person who is asked must know.
+func question(w workflows.Wait, v workflows.View, x Execution, o Options) string {
+	var b strings.Builder
+	if w.Message != "" {
+		for _, l := range strings.Split(Clean(strings.TrimSpace(w.Message)), "\n") {
+			for _, l := range strings.Split(text.WrapSoft(l, o.width()-4), "\n") {
+				fmt.Fprintf(&b, "  %s\n", strings.TrimRight(l, " "))
+			}
+		}
+	}
+	for f := w.Failure; f != nil; f = f.Cause { // whoever is asked must see what happened
+		if d := detailOf(f.Detail); f.Cause == nil && d.Tail != "" {
+			b.WriteString(tail(d.Tail, waitTailLines, o))
+			if d.Ref != "" && f.Runbook == v.Runbook {
+				fmt.Fprintf(&b, "  %s\n", logsCommand(f, x, o))
+			}
+		}
+	}
+	if note := waitNote(w, o.Now); note != "" {
+		fmt.Fprintf(&b, "  %s\n", clip(o.paint(note, text.Faint), o.width()-2))
 	}
 	return b.String()
 }
