@@ -26,7 +26,7 @@ func components(o options, s *server, logger *slog.Logger) []Component {
 	output := filepath.Join(o.dir, "output")
 	list := []Component{
 		connected("worker", s, logger, func(ctx context.Context, c client.Client) error {
-			return control.Run(ctx, control.Options{Client: c, Namespace: s.namespace, OutputDir: output, Logger: logger})
+			return control.Run(ctx, control.Options{Client: c, Namespace: s.namespace, Logger: logger})
 		}),
 	}
 	for i, id := range []string{"web-1", "web-2", "web-3"} {

@@ -30,7 +30,6 @@ type Options struct {
 	TaskQueue string // empty: workflows.TaskQueue
 	Logger    *slog.Logger
 	Namespace string // that of Client; empty: default
-	OutputDir string // of complete outputs, if the worker shares it with nodes; no action of its own uses it
 }
 
 // Actions describes every action, in the order of the reference page.

@@ -158,6 +158,9 @@ func (c *compiler) problem(n *syntax.Node, seg syntax.Segment, sc *scope, p expr
 
 // why says what makes a step uncertain.
 func (c *compiler) why(info *stepInfo) string {
+	if len(info.conds) > 0 && info.conds[0] == "" {
+		return " (its if: is wrong)"
+	}
 	if len(info.conds) > 0 {
 		return fmt.Sprintf(" (if: %s)", clip(info.conds[0]))
 	}
