@@ -30,7 +30,7 @@ func encoded(value string) []string {
 	return all
 }
 
-var shellSpecial = regexp.MustCompile("[^A-Za-z0-9_./:=@%+,\\-\\x80-\\x{10FFFF}]")
+var shellSpecial = regexp.MustCompile(`[^A-Za-z0-9_./:=@%+,\-\x80-\x{10FFFF}]`)
 
 var replacers = []*strings.Replacer{
 	strings.NewReplacer(`'`, `'\''`),                                              // a shell's trace (set -x)
