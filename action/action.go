@@ -11,7 +11,7 @@
 //
 // A field's JSON name is its input's name; without `omitempty` it is required.
 // `jsonschema:"…"` is its summary; `enum:"a,b"` lists what a string may be;
-// `default:"x"` documents what an omitted field means. The type Secret marks an
+// `default:"x"` documents what an omitted field means; `code:"true"` marks text that is run. The type Secret marks an
 // input that may be a secret. time.Duration fields are not used: type them
 // Duration. A json.RawMessage is any value, kept as it was written (no number
 // loses digits). Outputs are plain data of JSON kinds.
@@ -39,6 +39,10 @@ type Def[In, Out any] struct {
 
 	// Timeout bounds one attempt if the step says nothing; 0 is one hour.
 	Timeout time.Duration
+
+	// Inspect knows more of a step's inputs than their types say; nil if nothing
+	// does. The compiler asks it, so that it must not take long or call anyone.
+	Inspect func(in map[string]any) Inspection
 
 	// Do must be safe to repeat with the same Token: it runs at least once.
 	Do func(ctx context.Context, in In) (Out, error)
@@ -70,6 +74,7 @@ func New[In, Out any](d Def[In, Out]) Action {
 		Name: d.Name, Summary: d.Summary, Details: d.Details, Example: d.Example,
 		Timeout:     d.Timeout,
 		Compensates: d.Compensate != nil,
+		Inspect:     d.Inspect,
 		Inputs:      fieldsOf(d.Name, reflect.TypeFor[In]()),
 		Outputs:     fieldsOf(d.Name, reflect.TypeFor[Out]()),
 	}}

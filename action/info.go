@@ -17,6 +17,26 @@ type Info struct {
 	Timeout                         time.Duration // of one attempt if the step says none
 	Compensates                     bool
 	Inputs, Outputs                 []Field // in the order of the struct
+
+	Inspect func(in map[string]any) Inspection `json:"-"` // nil if no more is known than the fields say
+}
+
+// Later stands among the inputs that Inspect is given for a value that is known
+// only when the step runs. Other values are those of JSON, numbers as json.Number.
+type Later struct{ Type program.Type }
+
+// Inspection is what there is to say of the inputs of one step, before it runs.
+type Inspection struct {
+	Problems []Problem
+	Output   *program.Type // what this step returns, an object; nil: as the action declares
+}
+
+// Problem is a mistake in an input.
+type Problem struct {
+	Path    []any  // from the inputs inwards: names (string) and places in lists (int)
+	Name    bool   // the name at the end of Path is wrong, not its value
+	Message string // what was found, what was expected
+	Warning bool   // it may do all the same
 }
 
 // OnNode tells whether the action runs on a node (`targets:`) and not on the
@@ -35,6 +55,7 @@ type Field struct {
 	Enum     []string // what a string may be; nil: anything
 	Required bool     // of an output: always there
 	Secret   bool     // may be a secret; of a map: its values may be
+	Code     bool     // it is run as it is: what an expression gives must never become part of it
 	Fields   []Field  // of an object or a list or map of objects: its fields; nil: open
 }
 
@@ -76,6 +97,7 @@ func fieldsOf(action string, t reflect.Type) []Field {
 		if enum := sf.Tag.Get("enum"); enum != "" {
 			f.Enum = strings.Split(enum, ",")
 		}
+		f.Code = sf.Tag.Get("code") == "true"
 		f.Type, f.Fields, f.Secret = typeOf(action, sf.Type)
 		fields = append(fields, f)
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 type commandRunInput struct {
-	Script           string                   `json:"script" jsonschema:"what to run, as the text of a script; values come by env and never become part of it"`
+	Script           string                   `json:"script" jsonschema:"what to run, as the text of a script; values come by env and never become part of it" code:"true"`
 	Shell            string                   `json:"shell,omitempty" jsonschema:"what reads the script" enum:"bash,sh,pwsh,python3" default:"bash if the node has it, else sh"`
 	Args             []string                 `json:"args,omitempty" jsonschema:"arguments of the script; they are seen in the process list"`
 	Env              map[string]action.Secret `json:"env,omitempty" jsonschema:"environment variables, beside PATH, HOME and a few more"`

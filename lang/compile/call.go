@@ -42,7 +42,11 @@ func (c *compiler) action(step *program.Step, m keyed, sc *scope) program.Type {
 		return c.unknownCall(step, m, sc)
 	}
 	step.Call = c.newCall(info)
-	step.Call.With = c.with(n, m.get("with"), "action "+name, info.Inputs, sc)
+	before := len(c.diags)
+	step.Call.With = c.inAWS(c.with(n, m.get("with"), "action "+name, info.Inputs, sc), m.get("aws"), info, sc)
+	if len(c.diags) == before { // else the mistake would be told twice
+		c.inspect(step.Call, n, m.get("with"), info)
+	}
 	return c.finishCall(step, n, m, info, sc)
 }
 
@@ -77,7 +81,7 @@ func (c *compiler) run(step *program.Step, m keyed, sc *scope) program.Type {
 				continue
 			}
 		}
-		if v := c.input(value, field, sc, field.Name == scriptInput); v != nil {
+		if v := c.input(value, field, sc); v != nil {
 			step.Call.With = append(step.Call.With, program.Entry{Key: field.Name, Value: *v})
 		}
 	}
@@ -160,7 +164,7 @@ func (c *compiler) with(at, n *syntax.Node, what string, fields []action.Field, 
 			continue
 		}
 		given[name] = true
-		if v := c.input(p.Value, fields[i], sc, what == "action "+commandAction && name == scriptInput); v != nil {
+		if v := c.input(p.Value, fields[i], sc); v != nil {
 			entries = append(entries, program.Entry{Key: name, Value: *v})
 		}
 	}
@@ -182,8 +186,8 @@ func summary(f action.Field) string {
 	return ": " + f.Summary
 }
 
-func (c *compiler) input(n *syntax.Node, f action.Field, sc *scope, script bool) *program.Value {
-	v, _ := c.value(n, f.Type, sc, valueOpts{secret: f.Secret, field: &f, script: script})
+func (c *compiler) input(n *syntax.Node, f action.Field, sc *scope) *program.Value {
+	v, _ := c.value(n, f.Type, sc, valueOpts{secret: f.Secret, field: &f, script: f.Code})
 	return v
 }
 

@@ -162,7 +162,9 @@ type compiler struct {
 	inputs    program.Type // object
 	vars      program.Type // object, growing
 	execution program.Type
-	used      map[string]bool // inputs that an expression refers to
+	used      map[string]bool              // inputs that an expression refers to
+	aws       []program.Entry              // of the runbook's `aws:`
+	types     map[program.Pos]program.Type // of values that are one expression
 }
 
 func (b *build) compile(file string, source []byte, want *string) (*program.Program, []syntax.Diagnostic) {
@@ -172,6 +174,7 @@ func (b *build) compile(file string, source []byte, want *string) (*program.Prog
 	}
 	c := &compiler{build: b, file: file, source: string(source), diags: diags, root: root,
 		ids: map[string]program.Pos{}, auto: map[string]bool{}, infos: map[string]*stepInfo{}, used: map[string]bool{},
+		types:     map[program.Pos]program.Type{},
 		inputs:    program.Type{Kind: program.Object, Fields: []program.Field{}},
 		vars:      program.Type{Kind: program.Object, Fields: []program.Field{}},
 		execution: executionType(),
@@ -216,6 +219,7 @@ func (c *compiler) runbook(want *string) *program.Program {
 	main := &scope{}
 	prog.Vars = c.declareVars(m.get("vars"), main)
 	prog.Timeout = c.duration(m.get("timeout"), main, positive)
+	c.aws = c.awsScope(m.get("aws"), main)
 	if n := m.get("steps"); n != nil {
 		prog.Steps = c.steps(n, main)
 	}

@@ -24,7 +24,7 @@ import (
 // The actions of the tests: one of every kind of input.
 
 type commandIn struct {
-	Script           string                   `json:"script" jsonschema:"what to run"`
+	Script           string                   `json:"script" jsonschema:"what to run" code:"true"`
 	Shell            string                   `json:"shell,omitempty" jsonschema:"what reads it" enum:"bash,sh,pwsh,python3"`
 	Env              map[string]action.Secret `json:"env,omitempty" jsonschema:"environment"`
 	WorkingDirectory string                   `json:"working_directory,omitempty" jsonschema:"where"`
@@ -75,6 +75,48 @@ type sayIn struct {
 	URL  action.Secret `json:"url" jsonschema:"where"`
 }
 
+type regionalIn struct {
+	Name   string `json:"name" jsonschema:"what to make"`
+	Region string `json:"region,omitempty" jsonschema:"where"`
+	Role   string `json:"role,omitempty" jsonschema:"as whom"`
+}
+
+type anyIn struct {
+	Operation string         `json:"operation" jsonschema:"what to call"`
+	Input     map[string]any `json:"input,omitempty" jsonschema:"what it takes"`
+}
+
+type anyOut struct {
+	Output map[string]any `json:"output" jsonschema:"what it answers"`
+}
+
+// inspectAny knows that the operation "make" takes a list of names and answers a count.
+func inspectAny(in map[string]any) (found action.Inspection) {
+	if in["operation"] != "make" {
+		return found
+	}
+	out := object("output", object("count", intType))
+	found.Output = &out
+	input, _ := in["input"].(map[string]any)
+	if _, ok := input["Names"]; !ok {
+		found.Problems = append(found.Problems, action.Problem{Path: []any{"input", "Names"}, Message: "Names is required"})
+	}
+	for key, v := range input {
+		switch v := v.(type) {
+		case []any:
+			for i, name := range v {
+				_, text := name.(string)
+				if later, ok := name.(action.Later); !text && (!ok || later.Type.Kind != program.String) {
+					found.Problems = append(found.Problems, action.Problem{Path: []any{"input", key, i}, Message: fmt.Sprintf("needs a string, got %v", name), Warning: key == "Doubtful"})
+				}
+			}
+		default:
+			found.Problems = append(found.Problems, action.Problem{Path: []any{"input", key}, Name: true, Message: "no such member"})
+		}
+	}
+	return found
+}
+
 func infos() []action.Info {
 	nothing := func(context.Context, noIn) (noOut, error) { return noOut{}, nil }
 	return []action.Info{
@@ -84,6 +126,10 @@ func infos() []action.Info {
 		action.New(action.Def[machineIn, machineOut]{Name: "cloud.machine.create", Summary: "Create a machine",
 			Do:         func(context.Context, machineIn) (machineOut, error) { return machineOut{}, nil },
 			Compensate: func(context.Context, machineIn, *machineOut) error { return nil }}).Info,
+		action.New(action.Def[regionalIn, noOut]{Name: "aws.thing.make", Summary: "Make a thing in a region",
+			Do: func(context.Context, regionalIn) (noOut, error) { return noOut{}, nil }}).Info,
+		action.New(action.Def[anyIn, anyOut]{Name: "any.call", Summary: "Call something", Inspect: inspectAny,
+			Do: func(context.Context, anyIn) (anyOut, error) { return anyOut{}, nil }}).Info,
 		action.New(action.Def[sayIn, noOut]{Name: "notify.say", Summary: "Say something",
 			Do: func(context.Context, sayIn) (noOut, error) { return noOut{}, nil }}).Info,
 		action.New(action.Def[noIn, noOut]{Name: "noop", Summary: "Do nothing", Do: nothing}).Info,

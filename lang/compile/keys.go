@@ -26,6 +26,7 @@ var topKeys = []key{
 	{"inputs", false, shapeInputs, "What whoever starts the runbook gives it, by name."},
 	{"vars", false, shapeValues, "Values computed once, before the first step; each may use those above it."},
 	{"timeout", false, shapeDuration, "How long the execution may take before it is stopped and rolled back."},
+	awsKey,
 	{"on_failure", false, shapeOneOf("rollback", "stop", "ask"), "What happens when a step fails: take back what was done (rollback, the default), leave it (stop), or ask an operator (ask)."},
 	{"steps", true, shapeSteps, "What is done, in order."},
 	{"finally", false, shapeSteps, "Steps that run at the end, however it ended. One that refers to a step that never completed is skipped."},
@@ -126,7 +127,7 @@ var (
 func forms() []form {
 	return []form{
 		{key{"action", false, shapeActionName, "Call an action."}, program.KindAction,
-			[]key{withKey, targetsKey, untilKey, everyKey, outputsKey}, false, (*compiler).action},
+			[]key{withKey, targetsKey, untilKey, everyKey, outputsKey, awsKey}, false, (*compiler).action},
 		{key{"run", false, shapeText, "Run a shell script on the targets. Hand values over with env; expressions cannot stand in a script."}, program.KindAction,
 			append(runKeys(), targetsKey, untilKey, everyKey, outputsKey), false, (*compiler).run},
 		{key{"runbook", false, shapeRunbookName, "Run another runbook as a child."}, program.KindRunbook,

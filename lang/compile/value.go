@@ -82,6 +82,7 @@ func (c *compiler) templated(n *syntax.Node, want program.Type, sc *scope, o val
 			c.errorAt(e.Pos, width(e.Text), "misplaced-secret", "a secret may only be named, as ${{ inputs.name }} without anything else")
 			return nil, t
 		}
+		c.types[e.Pos] = t
 		return &program.Value{Expr: e}, t
 	}
 	good := true
