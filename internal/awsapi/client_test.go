@@ -614,13 +614,13 @@ func TestClasses(t *testing.T) {
 	}
 	for class, codes := range tests {
 		for code := range strings.FieldsSeq(codes) {
-			if got := classify(code, 0); got != class {
+			if got := Classify(code, 0); got != class {
 				t.Errorf("%s: %s, want %s", code, got, class)
 			}
 		}
 	}
 	for status, class := range map[int]Class{400: Invalid, 401: Denied, 403: Denied, 404: NotFound, 408: Unavailable, 409: Conflict, 412: Conflict, 429: Throttled, 500: Unavailable, 503: Unavailable, 301: Failed} {
-		if got := classify("Whatever", status); got != class {
+		if got := Classify("Whatever", status); got != class {
 			t.Errorf("%d: %s, want %s", status, got, class)
 		}
 	}

@@ -24,10 +24,10 @@ const (
 	CodeAnswer      = "UnreadableAnswer"        // what was answered is not what the model says
 )
 
-// classes are codes that no rule of classify gets right. Sources: "Common
+// classes are codes that no rule of Classify gets right. Sources: "Common
 // errors" of the services' API references, "Error codes for the Amazon EC2 API",
 // "Error responses" of Amazon S3, botocore's _retry.json and the SDK's list of
-// throttling codes, which classify asks itself.
+// throttling codes, which Classify asks itself.
 var classes = map[string]Class{
 	// Who is asking.
 	"AuthFailure":                         Denied,
@@ -115,8 +115,9 @@ var patterns = []struct {
 	{Unavailable, []string{"InternalError", "InternalFailure", "InternalServer", "InternalService", "ServiceUnavailable", "Unavailable*"}},
 }
 
-// classify gives the class of a code, and of a status if the code tells nothing.
-func classify(code string, status int) Class {
+// Classify gives the class of one of AWS's codes, and that of the HTTP status if
+// the code tells nothing.
+func Classify(code string, status int) Class {
 	if class, ok := classes[code]; ok {
 		return class
 	}
@@ -206,7 +207,7 @@ func answerError(err error, resp *http.Response) *Error {
 		}
 		out.Message = strings.TrimSpace(fmt.Sprintf("HTTP status %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))) + " without an error that AWS would send"
 	}
-	out.Class = classify(out.Code, out.Status)
+	out.Class = Classify(out.Code, out.Status)
 	out.Message += advice(out.Code)
 	return out
 }
