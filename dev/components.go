@@ -9,9 +9,11 @@ import (
 
 	"go.temporal.io/sdk/client"
 
+	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/control"
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
+	"github.com/almanac-run/almanac/internal/simcloud"
 )
 
 // Component is a part that runs until its context ends. One that ends by itself, well or badly, ends the process.
@@ -22,11 +24,11 @@ type Component struct {
 
 // components is the one place that says what runs beside the server: the control worker, and three nodes with a
 // directory each that stands for the machine. They share the directory of complete outputs.
-func components(o options, s *server, logger *slog.Logger) []Component {
+func components(o options, s *server, aws awsapi.Caller, logger *slog.Logger) []Component {
 	output := filepath.Join(o.dir, "output")
 	list := []Component{
 		connected("worker", s, logger, func(ctx context.Context, c client.Client) error {
-			return control.Run(ctx, control.Options{Client: c, Namespace: s.namespace, Logger: logger})
+			return control.Run(ctx, control.Options{Client: c, Namespace: s.namespace, AWS: aws, Logger: logger})
 		}),
 	}
 	for i, id := range []string{"web-1", "web-2", "web-3"} {
@@ -47,6 +49,32 @@ func components(o options, s *server, logger *slog.Logger) []Component {
 		}))
 	}
 	return list
+}
+
+// The values of --aws.
+const (
+	awsSimulated = "simulated"
+	awsReal      = "real"
+)
+
+// cloud is what stands for AWS: the real one as the environment and the profiles
+// say, or a simulated one that forgets all when the process ends, in which what
+// takes a minute takes a second. Scripts on its instances really run, each
+// instance's in a directory.
+func cloud(ctx context.Context, o options) (awsapi.Caller, error) {
+	switch o.aws {
+	case awsReal:
+		return awsapi.New(ctx, awsapi.Options{})
+	case awsSimulated:
+		dir, err := filepath.Abs(filepath.Join(o.dir, "instances"))
+		if err != nil {
+			return nil, err
+		}
+		return simcloud.New(simcloud.Options{
+			Delays: simcloud.RealDelays().Times(1.0 / 60), Shell: simcloud.RealShell(dir), HostManagement: true,
+		}), nil
+	}
+	return nil, fmt.Errorf("--aws is %s or %s, not %q", awsSimulated, awsReal, o.aws)
 }
 
 // connected is a component with a connection of its own, so that the server sees who is who.

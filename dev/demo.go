@@ -7,25 +7,37 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
 )
 
+// demoRunbooks are run one after the other.
+var demoRunbooks = []string{"demo/tour", "demo/image"}
+
 const (
-	demoRunbook = "demo/tour"
 	demoComment = "looks good"
 	demoPause   = 2 * time.Second // time to read what it waits for
 )
 
-// demo runs the demonstration as a person would: it starts the runbook and watches, and approves when it is asked to.
-// It returns the exit code of the program that watched to the end.
-func demo(ctx context.Context, o options, s *server) (int, error) {
-	id := "tour-" + time.Now().Format("0102-150405")
+// demo runs the demonstration as a person would: it starts each runbook and watches, and approves when it is asked to.
+// It returns the exit code of the program that watched the last one to its end.
+func demo(ctx context.Context, o options, s *server) (code int, err error) {
+	for _, runbook := range demoRunbooks {
+		if code, err = demoOf(ctx, o, s, runbook); err != nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return code, err
+}
+
+func demoOf(ctx context.Context, o options, s *server, runbook string) (int, error) {
+	id := path.Base(runbook) + "-" + time.Now().Format("0102-150405")
 	if url := s.executionURL(id); url != "" {
 		fmt.Fprintf(o.out, "\nWatch it in the Web UI: %s\n", url)
 	}
-	watch, err := show(o, s, "run", demoRunbook, "--id", id)
+	watch, err := show(o, s, "run", runbook, "--id", id)
 	if err != nil {
 		return 1, err
 	}

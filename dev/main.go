@@ -38,6 +38,7 @@ type options struct {
 	demoExit  bool   // end with the demonstration, with its exit code
 	starter   string // path of the command line program
 	address   string // of a server that runs already
+	aws       string // awsSimulated or awsReal
 	out       io.Writer
 	table     bool // out is a terminal, on which starter redraws a table
 }
@@ -51,6 +52,7 @@ func main() {
 	flag.IntVar(&o.uiPort, "ui-port", 8233, "port of the Web UI; 0 for none")
 	flag.BoolVar(&o.demo, "demo", false, "run the demonstration when all is ready")
 	flag.StringVar(&o.starter, "starter", "bin/starter", "command line program that the demonstration runs")
+	flag.StringVar(&o.aws, "aws", awsSimulated, "what aws.* actions call: a simulated cloud, or the real one")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: almanac-dev [flags]\n\nRuns a Temporal server, its Web UI, a worker and three nodes until Ctrl-C.\n\n")
 		flag.PrintDefaults()
@@ -85,6 +87,10 @@ func run(ctx context.Context, o options) (code int, err error) {
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return 1, fmt.Errorf("make directory: %w", err)
 	}
+	aws, err := cloud(ctx, o)
+	if err != nil {
+		return 1, err
+	}
 	server, err := startServer(ctx, o)
 	if err != nil {
 		return 1, ended(ctx, err)
@@ -111,7 +117,7 @@ func run(ctx context.Context, o options) (code int, err error) {
 
 	group, groupCtx := errgroup.WithContext(ctx)
 	names := []string{}
-	for _, component := range components(o, server, logger) {
+	for _, component := range components(o, server, aws, logger) {
 		names = append(names, component.Name)
 		group.Go(func() error {
 			err := component.Run(groupCtx)
@@ -189,6 +195,7 @@ func announce(o options, s *server, components []string) {
 	if len(components) > 0 {
 		fmt.Fprintf(o.out, "Running    %s\n", strings.Join(components, ", "))
 	}
+	fmt.Fprintf(o.out, "AWS        %s\n", o.aws)
 	fmt.Fprintf(o.out, "Files      %s\n", o.dir)
 	if !o.demo {
 		fmt.Fprintf(o.out, "\nIn another terminal: %s%s run demo/tour\nCtrl-C stops everything.\n", settingsFor(o, s), o.starter)

@@ -141,6 +141,7 @@ func setUp(t *testing.T) (options, *output) {
 	out := &output{}
 	return options{
 		ephemeral: true,
+		aws:       awsSimulated,
 		dir:       t.TempDir(),
 		port:      freePort(t),
 		uiPort:    freePort(t),
@@ -318,6 +319,8 @@ func TestDemo(t *testing.T) {
 			" go --comment 'looks good'",
 			"fake: approved on ",
 			"fake: rolled back",
+			"run demo/image --id image-",
+			"fake: rolled back",
 		}},
 		"table": {true, []string{
 			"run demo/tour --id tour-",
@@ -326,6 +329,8 @@ func TestDemo(t *testing.T) {
 			"approve tour-",
 			"fake: approved on ",
 			"watch tour-",
+			"fake: rolled back",
+			"run demo/image --id image-",
 			"fake: rolled back",
 		}},
 	} {

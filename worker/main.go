@@ -1,6 +1,7 @@
 // Worker is the control worker: it runs executions, and the actions that need
 // no node. It connects to the Temporal server that the environment
-// (TEMPORAL_ADDRESS and so on) or Temporal's profile names. Any number may run.
+// (TEMPORAL_ADDRESS and so on) or Temporal's profile names, and to AWS with what
+// AWS's environment and profiles say. Any number may run.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/control"
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
@@ -37,7 +39,8 @@ func command(logger *slog.Logger) *cobra.Command {
 		Use:   "worker",
 		Short: "Run executions",
 		Long: `Run executions, and the actions that need no node, until SIGTERM or Ctrl-C. Connects as Temporal's tools do:
-TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and so on.`,
+TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and so on; and to AWS, when a runbook asks for it, as AWS's do:
+AWS_PROFILE, AWS_REGION, the role of the machine and so on.`,
 		Version:       node.Version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -53,6 +56,11 @@ TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and so on.`,
 			}
 			defer o.Client.Close()
 			o.Namespace = opts.Namespace
+			aws, err := awsapi.New(cmd.Context(), awsapi.Options{})
+			if err != nil {
+				return err
+			}
+			o.AWS = aws
 			return control.Run(cmd.Context(), o)
 		},
 	}

@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 		must(agentProcess())
 	case "worker":
 		must(workerProcess())
+	case "aws":
+		must(awsWorkerProcess())
 	case "server":
 		must(serverProcess())
 	default:

@@ -178,9 +178,11 @@ func listed(sh *shape) string {
 
 func (c *checker) structure(sh *shape, given map[string]any, path string, depth int) {
 	set := 0
+	meant := map[string]bool{} // by what is misspelt
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		r := sh.Members[name]
 		if r == nil {
+			meant[nearest(name, slices.Sorted(maps.Keys(sh.Members)))] = true
 			c.problems = append(c.problems, Problem{Path: below(path, name), Message: noMember(sh, name), Name: true})
 			continue
 		}
@@ -190,7 +192,7 @@ func (c *checker) structure(sh *shape, given map[string]any, path string, depth 
 		}
 	}
 	for _, name := range sh.Required {
-		if given[name] == nil && sh.Members[name] != nil && !(depth == 0 && sh.Members[name].IdempotencyToken) {
+		if given[name] == nil && !meant[name] && sh.Members[name] != nil && !(depth == 0 && sh.Members[name].IdempotencyToken) {
 			c.add(below(path, name), "is required (%s)", articles[kindOf(c.service.Shapes[sh.Members[name].Shape])])
 		}
 	}

@@ -443,6 +443,14 @@ func (m *Models) suggestService(name string) string {
 
 // suggest ends a message about an unknown name: the one that was probably meant.
 func suggest(name string, known []string) string {
+	if best := nearest(name, known); best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return ""
+}
+
+// nearest is the known name that is meant by a misspelt one, or "".
+func nearest(name string, known []string) string {
 	if len(name) > 100 {
 		return ""
 	}
@@ -452,8 +460,5 @@ func suggest(name string, known []string) string {
 			best, least = k, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
+	return best
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/client"
@@ -18,9 +19,13 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities"
+	"github.com/almanac-run/almanac/activities/aws"
 	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/activities/http"
 	"github.com/almanac-run/almanac/activities/notify"
+	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/awssecret"
+	"github.com/almanac-run/almanac/internal/secret"
 	"github.com/almanac-run/almanac/workflows"
 )
 
@@ -29,20 +34,29 @@ type Options struct {
 	Client    client.Client
 	TaskQueue string // empty: workflows.TaskQueue
 	Logger    *slog.Logger
-	Namespace string // that of Client; empty: default
+	Namespace string        // that of Client; empty: default
+	AWS       awsapi.Caller // nil: the actions of aws. are denied, and what AWS keeps of secrets
 }
 
 // Actions describes every action, in the order of the reference page.
 func Actions() []action.Info {
 	var infos []action.Info
-	for _, a := range append(host.Actions(host.Node{}), controlActions()...) {
+	for _, a := range append(host.Actions(host.Node{}), controlActions(nil)...) {
 		infos = append(infos, a.Info)
 	}
 	return infos
 }
 
-func controlActions() []action.Action {
-	return append(http.Actions(), notify.Actions()...)
+func controlActions(caller awsapi.Caller) []action.Action {
+	return slices.Concat(http.Actions(), notify.Actions(), aws.Actions(aws.Env{Caller: caller}))
+}
+
+// secrets resolves references of AWS by its caller, if there is one, and others here.
+func secrets(caller awsapi.Caller) func(context.Context, string) (string, error) {
+	if caller == nil {
+		return secret.Resolve
+	}
+	return awssecret.Resolver{Caller: caller, Next: secret.Resolve}.Resolve
 }
 
 // stopTimeout is how long actions may take to end when the worker stops: what
@@ -74,7 +88,7 @@ func Run(ctx context.Context, o Options) error {
 	})
 	workflows.Register(w)
 	lister := nodeLister{service: o.Client.WorkflowService(), namespace: o.Namespace}
-	activities.Register(w, append(controlActions(), lister.action()), activities.Options{Logger: o.Logger})
+	activities.Register(w, append(controlActions(o.AWS), lister.action()), activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)})
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("control worker: %w", err)
 	}

@@ -78,7 +78,7 @@ func TestActionsAreNamedOnce(t *testing.T) {
 			t.Errorf("no action %s in %v", want, names)
 		}
 	}
-	for _, a := range controlActions() {
+	for _, a := range controlActions(nil) {
 		if a.OnNode() {
 			t.Errorf("%s is served by the control worker, but is an action of nodes", a.Name)
 		}

@@ -58,7 +58,7 @@ func TestActionsAreWhole(t *testing.T) {
 			t.Errorf("%s is defined twice", a.Name)
 		}
 		seen[a.Name] = true
-		if !regexp.MustCompile(`^[a-z]+(\.[a-z_]+){1,2}$`).MatchString(a.Name) {
+		if !regexp.MustCompile(`^[a-z]+(\.[a-z0-9_]+){1,2}$`).MatchString(a.Name) {
 			t.Errorf("%s is no name of an action", a.Name)
 		}
 		if a.Example == "" {
