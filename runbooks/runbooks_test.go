@@ -65,8 +65,9 @@ func TestEachIsWhole(t *testing.T) {
 					t.Errorf("input %s has no summary", in.Name)
 				}
 			}
-			if archives, _ := filepath.Glob(name + "*.txtar"); len(archives) == 0 {
-				t.Errorf("has no script test beside it")
+			archives, _ := filepath.Glob(name + "*.txtar")
+			if _, _, err := runbooks.Tests(name); err != nil && len(archives) == 0 {
+				t.Errorf("has neither a script test nor unit tests beside it")
 			}
 		})
 	}

@@ -19,6 +19,8 @@ const (
 	exitRollbackFailed = 7
 	exitTimedOut       = 8
 	exitDetached       = 9
+	exitLeftBehind     = 10
+	exitTestFailed     = 11
 )
 
 // exitCodes is what the help text and docs/cli.md say of them.
@@ -36,13 +38,15 @@ var exitCodes = []struct {
 	{exitRollbackFailed, "the execution failed, and something could not be rolled back"},
 	{exitTimedOut, "the execution took longer than its timeout"},
 	{exitDetached, "Ctrl-C: the execution goes on without being followed"},
+	{exitLeftBehind, "rehearse: in some run something was left behind"},
+	{exitTestFailed, "test: a test failed"},
 }
 
 func exitText() string {
 	var b strings.Builder
 	b.WriteString("Exit codes:\n")
 	for _, e := range exitCodes {
-		fmt.Fprintf(&b, "  %d  %s\n", e.code, e.meaning)
+		fmt.Fprintf(&b, "  %-2d %s\n", e.code, e.meaning)
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

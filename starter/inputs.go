@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/user"
 	"slices"
@@ -22,6 +23,7 @@ import (
 type inputFlags struct {
 	pairs []string
 	file  string
+	given map[string]json.RawMessage // what holds if nothing else is given
 }
 
 func (f *inputFlags) add(a *app, cmd *cobra.Command) {
@@ -50,6 +52,7 @@ func (f *inputFlags) add(a *app, cmd *cobra.Command) {
 // Every mistake is named.
 func (a *app) inputs(runbook string, prog *program.Program, flags inputFlags, ask bool) (map[string]json.RawMessage, error) {
 	given := map[string]json.RawMessage{}
+	maps.Copy(given, flags.given)
 	var wrong []string
 	if flags.file != "" {
 		fromFile, err := a.inputsFile(flags.file)

@@ -13,6 +13,7 @@ import (
 	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 
+	"github.com/almanac-run/almanac/internal/rehearse"
 	"github.com/almanac-run/almanac/internal/runview"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/lang/program"
@@ -111,7 +112,7 @@ func runbookNames() []string {
 	names := slices.Clone(runbooks.Names())
 	for _, dir := range libraries() {
 		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && strings.HasSuffix(path, ".yaml") {
+			if err == nil && !d.IsDir() && strings.HasSuffix(path, ".yaml") && !strings.HasSuffix(path, rehearse.Suffix) {
 				if rel, err := filepath.Rel(dir, path); err == nil {
 					names = append(names, filepath.ToSlash(strings.TrimSuffix(rel, ".yaml")))
 				}

@@ -81,6 +81,8 @@ func (a *app) groups() []group {
 		{"before", "Before a run:", []*cobra.Command{
 			a.checkCommand(),
 			a.planCommand(),
+			a.rehearseCommand(),
+			a.testCommand(),
 			a.describeCommand(),
 			a.graphCommand(),
 			a.actionsCommand(),
@@ -104,6 +106,7 @@ func (a *app) groups() []group {
 			a.stopCommand(),
 		}},
 		{"other", "Other:", []*cobra.Command{
+			a.sweepCommand(),
 			a.versionCommand(),
 		}},
 	}

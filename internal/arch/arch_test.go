@@ -39,7 +39,7 @@ var layers = []struct {
 	}},
 	{"an execution in memory, for rehearsals and tests", []string{"internal/rehearse/play"}},
 	{"bodies of programs: everything above main that is worth a test", []string{
-		"internal/control", "internal/node", "internal/rehearse", "internal/runview", "internal/trace",
+		"internal/control", "internal/node", "internal/rehearse", "internal/runview", "internal/sweep", "internal/trace",
 	}},
 	{"the simulated AWS of rehearsals, apart so that who rehearses without it does not link AWS's SDK", []string{"internal/rehearse/awscloud"}},
 	{"programs", []string{"starter", "worker", "agent", "internal/awsapi/pack"}},

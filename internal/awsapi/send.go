@@ -118,6 +118,9 @@ func (s *service) deserialize(w *wire, resp *http.Response) (values map[string]a
 }
 
 func (s *service) deserializeBare(w *wire, resp *http.Response) (map[string]any, error) {
+	if s.protocol.name == "ec2" && resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		return w.deserializeEC2(resp)
+	}
 	out := &output{node: w.output, values: map[string]any{}}
 	err := s.protocol.DeserializeResponse(context.Background(), w.schema, &smithy.TypeRegistry{}, &smithyhttp.Response{Response: resp}, out)
 	return out.values, err

@@ -253,9 +253,13 @@ func describeAutoScalingGroups(k *call) (map[string]any, error) {
 			}
 			instances = append(instances, one)
 		}
+		template := maps.Clone(g.template)
+		if t, err := k.template(g.template); err == nil { // AWS tells both, whichever it was given
+			template["LaunchTemplateId"], template["LaunchTemplateName"] = t.id, t.name
+		}
 		return object("AutoScalingGroupName", g.name, "AutoScalingGroupARN", "arn:aws:autoscaling:"+g.region+":"+g.account+":autoScalingGroup:"+asUUID(hexOf(k.hash("group", g.name)))+":autoScalingGroupName/"+g.name,
 			"MinSize", g.low, "MaxSize", g.high, "DesiredCapacity", g.desired, "DefaultCooldown", 300, "HealthCheckType", "EC2", "CreatedTime", g.made,
-			"AvailabilityZones", append([]string{}, g.zones...), "VPCZoneIdentifier", strings.Join(g.subnets, ","), "LaunchTemplate", maps.Clone(g.template),
+			"AvailabilityZones", append([]string{}, g.zones...), "VPCZoneIdentifier", strings.Join(g.subnets, ","), "LaunchTemplate", template,
 			"Instances", instances, "Tags", tags)
 	})), nil
 }

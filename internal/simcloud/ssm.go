@@ -67,7 +67,10 @@ var documents = map[string]document{
 	"AWS-RunPowerShellScript": {"aws:runPowerShellScript", []string{"windows", "linux"}, []string{"commands"}, []string{"workingDirectory", "executionTimeout"}},
 	"AWS-UpdateSSMAgent":      {"aws:updateSsmAgent", []string{"linux", "windows"}, nil, []string{"version", "allowDowngrade"}},
 	"AWS-ConfigureAWSPackage": {"aws:configurePackage", []string{"linux", "windows"}, []string{"action", "name"}, []string{"version", "installationType", "additionalArguments"}},
-	"AWS-RunPatchBaseline":    {"aws:runShellScript", []string{"linux", "windows"}, []string{"Operation"}, []string{"SnapshotId", "RebootOption", "InstallOverrideList", "BaselineOverride", "AssociationId"}},
+	// Both are for Windows. An image that a rehearsal makes up is one of Linux, whatever its runbook expects.
+	"AWS-InstallWindowsUpdates": {"aws:runPowerShellScript", []string{"windows", "linux"}, []string{"Action"}, []string{"AllowReboot", "IncludeKbs", "ExcludeKbs", "Categories", "SeverityLevels", "Products", "PublishedDaysOld", "PublishedDateAfter", "PublishedDateBefore"}},
+	"AWSEC2-RunSysprep":         {"aws:runPowerShellScript", []string{"windows", "linux"}, nil, []string{"Id", "workingDirectory", "executionTimeout"}},
+	"AWS-RunPatchBaseline":      {"aws:runShellScript", []string{"linux", "windows"}, []string{"Operation"}, []string{"SnapshotId", "RebootOption", "InstallOverrideList", "BaselineOverride", "AssociationId"}},
 }
 
 // Simulated is how commands end if nobody says otherwise: well.
@@ -83,6 +86,10 @@ func Simulated(c Command) CommandResult {
 		return CommandResult{Stdout: "amazon-ssm-agent has been updated successfully\n", Duration: 20 * time.Second}
 	case "AWS-ConfigureAWSPackage":
 		return CommandResult{Stdout: first("action") + " of " + first("name") + " was successful\n", Duration: 30 * time.Second}
+	case "AWS-InstallWindowsUpdates":
+		return CommandResult{Stdout: "No further updates found\n", Duration: 25 * time.Minute}
+	case "AWSEC2-RunSysprep":
+		return CommandResult{Stdout: "Sysprep is done\n", Duration: 3 * time.Minute}
 	case "AWS-RunPatchBaseline":
 		return CommandResult{Stdout: "Operation " + first("Operation") + " completed\n", Duration: 4 * time.Minute}
 	}

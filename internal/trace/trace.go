@@ -19,9 +19,8 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,14 +33,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/workflow"
 
+	"github.com/almanac-run/almanac/internal/rehearse/play"
 	"github.com/almanac-run/almanac/lang/program"
 	"github.com/almanac-run/almanac/workflows"
 )
@@ -107,16 +101,9 @@ type Play struct {
 // stage is a Play while it runs.
 type stage struct {
 	Play
-	mu      sync.Mutex
-	rules   map[string][]*rule
-	moments []moment // that are still to come
-	trace   []string
-}
-
-// moment is a script's line about what a person does, and when.
-type moment struct {
-	after time.Duration
-	what  string
+	mu    sync.Mutex
+	rules map[string][]*rule
+	trace []string
 }
 
 // rule is a script's line about one activity.
@@ -139,6 +126,7 @@ func (p Play) Run(t testing.TB) string {
 		}
 	}
 	s := &stage{Play: p, rules: map[string][]*rule{}}
+	var moments []play.Moment
 	for sc := bufio.NewScanner(strings.NewReader(p.Script)); sc.Scan(); {
 		line := strings.TrimSpace(sc.Text())
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -153,7 +141,7 @@ func (p Play) Run(t testing.TB) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.moments = append(s.moments, moment{d, rest})
+			moments = append(moments, play.Moment{After: d, Do: func(on *play.Stage) { s.happen(on, rest) }})
 			continue
 		}
 		r := &rule{left: -1}
@@ -164,14 +152,11 @@ func (p Play) Run(t testing.TB) string {
 		r.kind, r.text, _ = strings.Cut(rest, " ")
 		s.rules[head] = append(s.rules[head], r)
 	}
-	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	start := &workflows.Start{Program: p.Program, Inputs: inputs, Caller: "ana"}
-	env, next := s.play(t, start, began, began)
-	for runs := 1; next != nil; runs++ {
-		if runs > 100 {
-			t.Fatalf("continues as new for ever; so far:\n%s", strings.Join(s.trace, "\n"))
-		}
-		env, next = s.play(t, next, began, env.Now())
+	ended, err := play.Play{
+		Program: p.Program, Inputs: inputs, Caller: "ana", Handler: s.answer, Moments: moments, Cut: p.Cut,
+	}.Run()
+	if err != nil {
+		t.Fatalf("%v; so far:\n%s", err, strings.Join(s.trace, "\n"))
 	}
 	for id, rules := range s.rules {
 		for _, r := range rules {
@@ -181,57 +166,19 @@ func (p Play) Run(t testing.TB) string {
 		}
 	}
 	s.sortTogether()
-	s.outcome(env)
+	s.outcome(ended)
 	if p.View {
-		s.view(t, env)
+		s.view(ended.View)
 	}
 	return strings.Join(s.trace, "\n") + "\n"
 }
 
-// play plays one run of the execution; next is what it continues with, if it does.
-func (s *stage) play(t testing.TB, start *workflows.Start, began, now time.Time) (env *testsuite.TestWorkflowEnvironment, next *workflows.Start) {
-	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
-	env = suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(20 * time.Second)
-	env.SetStartTime(now)
-	env.RegisterDynamicWorkflow(workflows.Runbook, workflow.DynamicRegisterOptions{})
-	env.RegisterDynamicActivity(s.answer, activity.DynamicRegisterOptions{})
-	if s.Cut {
-		env.SetOnActivityCompletedListener(func(*activity.Info, converter.EncodedValue, error) { env.SetContinueAsNewSuggested(true) })
-		env.SetOnTimerFiredListener(func(string) { env.SetContinueAsNewSuggested(true) })
-	}
-	for _, m := range s.moments {
-		env.RegisterDelayedCallback(func() {
-			s.moments = slices.DeleteFunc(s.moments, func(o moment) bool { return o == m })
-			s.happen(env, m.what)
-		}, max(0, began.Add(m.after).Sub(now)))
-	}
-	env.ExecuteWorkflow(s.Program.Runbook, *start)
-	if !env.IsWorkflowCompleted() {
-		t.Fatalf("did not end; so far:\n%s", strings.Join(s.trace, "\n"))
-	}
-	var again *workflow.ContinueAsNewError
-	if !errors.As(env.GetWorkflowError(), &again) {
-		return env, nil
-	}
-	next = new(workflows.Start)
-	if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, next); err != nil {
-		t.Fatal(err)
-	}
-	return env, next
-}
-
 // happen is what a person does.
-func (s *stage) happen(env *testsuite.TestWorkflowEnvironment, what string) {
+func (s *stage) happen(on *play.Stage, what string) {
 	s.note("* %s", what)
 	verb, rest, _ := strings.Cut(what, " ")
 	if verb == "cancel" {
-		if s.Cut { // the server may suggest it in the very task that brings the cancellation
-			env.RegisterDelayedCallback(func() { env.SetContinueAsNewSuggested(true) }, 0)
-		}
-		env.CancelWorkflow()
+		on.Cancel()
 		return
 	}
 	name, arg := verb, rest
@@ -244,14 +191,10 @@ func (s *stage) happen(env *testsuite.TestWorkflowEnvironment, what string) {
 		return
 	}
 	if verb == "signal" {
-		env.SignalWorkflow(name, answer)
+		on.Signal(name, answer)
 		return
 	}
-	env.UpdateWorkflow(name, "", &testsuite.TestUpdateCallback{
-		OnReject:   func(err error) { s.note("* refused: %v", err) },
-		OnAccept:   func() {},
-		OnComplete: func(any, error) {},
-	}, answer)
+	on.Update(name, answer, func(err error) { s.note("* refused: %v", err) })
 }
 
 func (s *stage) note(format string, args ...any) {
@@ -261,31 +204,21 @@ func (s *stage) note(format string, args ...any) {
 }
 
 // answer plays the actions.
-func (s *stage) answer(ctx context.Context, args converter.EncodedValues) (json.RawMessage, error) {
-	info := activity.GetInfo(ctx)
-	var token string
-	var input, output json.RawMessage
-	if err := args.Get(&token, &input, &output); err != nil {
-		if err := args.Get(&token, &input); err != nil {
-			return nil, err
-		}
+func (s *stage) answer(ctx context.Context, a *play.Attempt) (json.RawMessage, error) {
+	if len(a.Token) != 26 {
+		return nil, fmt.Errorf("token %q", a.Token)
 	}
-	if len(token) != 26 {
-		return nil, fmt.Errorf("token %q", token)
+	id, line := a.ID, a.Action
+	if a.Undo {
+		line = workflows.CompensatePrefix + line
 	}
-	name, undo := strings.CutPrefix(info.ActivityType.Name, workflows.CompensatePrefix)
-	id := info.ActivityID
-	line := info.ActivityType.Name
-	node, onNode := strings.CutPrefix(info.TaskQueue, workflows.NodeQueue(""))
-	if onNode {
-		line += " on " + node
-	} else {
-		node = ""
+	if a.Node != "" {
+		line += " on " + a.Node
 	}
-	line += " " + brief(input)
-	if undo { // undo.PATH.NUMBER
+	line += " " + play.Brief(a.Input)
+	if a.Undo { // undo.PATH.NUMBER
 		id = id[:strings.LastIndexByte(id, '.')]
-		line += fmt.Sprintf(" made %s", output)
+		line += fmt.Sprintf(" made %s", a.Output)
 	}
 	line += " (" + id + ")"
 
@@ -296,18 +229,18 @@ func (s *stage) answer(ctx context.Context, args converter.EncodedValues) (json.
 		return json.RawMessage(r.text), nil
 	case r != nil && r.kind == "unreached":
 		s.note("%s: %s", line, r.kind)
-		return nil, temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, nil)
+		return nil, play.ErrUnreached
 	case r != nil:
 		s.note("%s: %s", line, r.kind)
 		return nil, temporal.NewApplicationError(r.text, r.kind)
 	}
-	if !slices.Contains(s.Silent, name) {
+	if !slices.Contains(s.Silent, a.Action) {
 		s.note("%s", line)
 	}
-	if undo {
+	if a.Undo {
 		return json.RawMessage("null"), nil
 	}
-	return s.Answer(ctx, name, node, input)
+	return s.Answer(ctx, a.Action, a.Node, a.Input)
 }
 
 var generationRE = regexp.MustCompile(`#\d+$`)
@@ -327,14 +260,6 @@ func (s *stage) rule(id string) *rule {
 	}
 	return nil
 }
-
-// brief leaves out what stands in the runbook word for word: all of a script
-// but its first line.
-func brief(input json.RawMessage) string {
-	return scriptRE.ReplaceAllString(strings.ReplaceAll(string(input), `\u003e`, ">"), `"script":"$1…"`)
-}
-
-var scriptRE = regexp.MustCompile(`"script":"((?:[^"\\]|\\"|\\u....)*)\\n(?:[^"\\]|\\.)+"`)
 
 // sortTogether sorts by node what a step did on several nodes at the same time.
 func (s *stage) sortTogether() {
@@ -364,48 +289,23 @@ func (s *stage) sortTogether() {
 var atRE = regexp.MustCompile(`\((\S+)@([^#)]+)(?:#\d+)?\)(?:: \w+)?$`)
 
 // outcome notes how the execution ended.
-func (s *stage) outcome(env *testsuite.TestWorkflowEnvironment) {
-	var r workflows.Result
-	err := env.GetWorkflowError()
-	var app *temporal.ApplicationError
-	var cancelled *temporal.CanceledError
-	switch {
-	case err == nil:
-		err = env.GetWorkflowResult(&r)
-	case errors.As(err, &app) && app.HasDetails():
-		err = app.Details(&r)
-	case errors.As(err, &cancelled) && cancelled.HasDetails():
-		err = cancelled.Details(&r)
-	}
-	if err != nil {
-		s.note("error: %v", err)
+func (s *stage) outcome(ended *play.Ended) {
+	if ended.Err != nil {
+		s.note("error: %v", ended.Err)
 		return
 	}
+	r := ended.Result
 	s.note("%s", strings.TrimSpace(string(r.Outcome)+" "+r.Message))
 	for _, f := range r.NotRolledBack {
 		s.note("not rolled back: %v", f)
 	}
-	names := make([]string, 0, len(r.Outputs))
-	for name := range r.Outputs {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(r.Outputs)) {
 		s.note("output %s = %s", name, r.Outputs[name])
 	}
 }
 
 // view notes the steps as people see them.
-func (s *stage) view(t testing.TB, env *testsuite.TestWorkflowEnvironment) {
-	t.Helper()
-	got, err := env.QueryWorkflow(workflows.QueryState)
-	if err != nil {
-		return // a runbook that was refused has no state
-	}
-	var v workflows.View
-	if err := got.Get(&v); err != nil {
-		t.Fatal(err)
-	}
+func (s *stage) view(v workflows.View) {
 	phases := map[string]string{"rollback": "↩ ", "finally": "finally "}
 	for _, row := range v.Steps {
 		line := strings.Repeat("  ", row.Depth) + phases[row.Phase] + row.Path + " " + row.State
