@@ -164,8 +164,8 @@ func (c client) putParameterBack(ctx context.Context, name string) error {
 			return nil // taken back already
 		}
 		if ours {
-			_, err := c.call(ctx, "ssm", "PutParameter", members{"Name": name, "Value": before.text("Value"), "Type": before.text("Type"), "Overwrite": true}.
-				with(members{"Description": before.text("Description"), "KeyId": before.text("KeyId")}))
+			_, err := c.call(ctx, "ssm", "PutParameter", members{"Name": name, "Value": before.text("Value"), "Type": before.text("Type"), "Overwrite": true, "Description": before.text("Description")}.
+				with(members{"KeyId": before.text("KeyId")}))
 			return err
 		}
 	}

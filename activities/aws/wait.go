@@ -81,7 +81,7 @@ func (c client) within(ctx context.Context, limit time.Duration, what string, lo
 func (c client) wait(ctx context.Context, usual time.Duration, what string, look func() (bool, string, error)) error {
 	limit := usual
 	if end, ok := ctx.Deadline(); ok {
-		limit = time.Until(end)
+		limit = end.Sub(c.Now())
 	}
 	last := ""
 	ok, err := c.within(ctx, limit, what, func() (bool, string, error) {
