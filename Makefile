@@ -18,7 +18,7 @@ DEV      := $(BIN)/almanac-dev
 DEVTAGS  :=
 endif
 
-.PHONY: help demo dev build almanac-dev test lint update bench fuzz crash clean
+.PHONY: help demo dev build almanac-dev test contract lint update bench bench-aws fuzz rehearse crash clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -53,21 +53,31 @@ test: ## all tests, of all modules
 	cd internal/composecheck && $(GO) test -count=1 ./...
 	cd dev && $(GO) test ./...
 
+# In the package's own directory go test shows what a test prints, which is the table.
+contract: ## our client, actions and simulated cloud against moto, through a proxy that breaks things
+	cd internal/contract && ALMANAC_CONTRACT=1 $(GO) test -count=1
+
 lint: ## gofmt, go vet, staticcheck and workflowcheck, of both modules
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not gofmt-clean:"; echo "$$files"; exit 1; fi
 	$(GO) vet ./...
 	cd dev && $(GO) vet ./... && $(GO) vet -tags external ./...
 	cd internal/composecheck && $(GO) vet ./...
+	cd internal/awsbench && $(GO) vet . ./ours
 	$(GO) run $(STATICCHECK) -checks $(CHECKS) ./...
 	cd dev && $(GO) run $(STATICCHECK) -checks $(CHECKS) ./...
+	cd internal/awsbench && $(GO) run $(STATICCHECK) -checks $(CHECKS) . ./ours
 	$(GO) run $(WORKFLOWCHECK) -config workflows/workflowcheck.config.yaml ./workflows/...
 
 update: ## rewrite every expected file from what the code does now; then read the diff
 	UPDATE=1 $(GO) test ./...
 
-bench: ## ratios: a runbook against the same workflow written by hand, a condition against bare CEL
+bench: ## ratios: a runbook against the same workflow written by hand, a condition against bare CEL; what our caller of AWS can call
 	$(GO) test -run '^$$' -bench Condition ./lang/expr
+	cd internal/awsbench && $(GO) run .
 	cd dev && $(GO) run ./bench
+
+bench-aws: ## our caller of AWS against its generated clients, whose build takes minutes and 3 GB of memory
+	cd internal/awsbench && $(GO) run . -generated
 
 # Go fuzzes one function at a time.
 FUZZTIME ?= 30s
@@ -80,8 +90,14 @@ fuzz: ## every fuzz test for FUZZTIME (30s) each
 		done; \
 	done
 
+rehearse: build ## let every step of every shipped runbook fail in memory: what is left behind?
+	@for name in $$(cd runbooks && ls */*.test.yaml); do name=$${name%.test.yaml}; \
+		$(BIN)/starter rehearse "$$name" > $(BIN)/rehearsal.txt || { cat $(BIN)/rehearsal.txt; exit 1; }; \
+		printf '%-24s %s\n' "$$name" "$$(tail -n 1 $(BIN)/rehearsal.txt)"; \
+	done
+
 crash: ## kill workers and servers at every point: nothing may be lost, done twice or left behind
-	cd dev && ALMANAC_CRASH=all ALMANAC_LONG=1 $(GO) test -run 'Crash|Killed|Loops' -count 1 -timeout 30m -v ./...
+	cd dev && ALMANAC_CRASH=all ALMANAC_LONG=1 $(GO) test -run 'Crash|Killed|Loops' -count 1 -timeout 90m -v ./...
 
 clean: ## remove what was built; the state in .almanac stays
 	rm -rf $(BIN)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/almanac-run/almanac/activities"
@@ -131,11 +132,35 @@ func awsWorkerProcess() error {
 	if err != nil {
 		return err
 	}
-	w := worker.New(c, os.Getenv("E2E_QUEUE"), worker.Options{StickyScheduleToStartTimeout: 2 * time.Second})
+	w := worker.New(c, os.Getenv("E2E_QUEUE"), worker.Options{
+		StickyScheduleToStartTimeout: 2 * time.Second, Interceptors: []interceptor.WorkerInterceptor{&endless{}},
+	})
 	workflows.Register(w)
 	activities.Register(w, aws.Actions(aws.Env{Caller: m, Sleep: quickSleep, Now: quickTime(began)}), activities.Options{})
 	return w.Run(nil)
 }
+
+// endless hides from actions when their attempt ends: that is told in our time, and
+// they live in the quick one.
+type endless struct {
+	interceptor.WorkerInterceptorBase
+}
+
+func (e *endless) InterceptActivity(ctx context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	return &endlessActivity{interceptor.ActivityInboundInterceptorBase{Next: next}}
+}
+
+type endlessActivity struct {
+	interceptor.ActivityInboundInterceptorBase
+}
+
+func (e *endlessActivity) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
+	return e.Next.ExecuteActivity(withoutDeadline{ctx}, in)
+}
+
+type withoutDeadline struct{ context.Context }
+
+func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func shipped(t *testing.T, name string) *program.Program {
 	t.Helper()
