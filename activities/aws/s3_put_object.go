@@ -96,6 +96,12 @@ func (c client) putObject(ctx context.Context, in putObjectInput, body string) (
 	}
 	metadata[metaOver] = "yes"
 	answer, err = c.call(ctx, "s3", "PutObject", input.with(members{"IfMatch": now.text("ETag")}))
+	if taken(err) {
+		// By somebody else meanwhile, or by this request: the caller sends it again when its answer is lost.
+		if then, headErr := c.call(ctx, "s3", "HeadObject", at); headErr == nil && then.in("Metadata").text(metaToken) == c.token() {
+			answer, err = then, nil
+		}
+	}
 	return putObjectOutput{ETag: answer.text("ETag"), VersionID: answer.text("VersionId"), Changed: true}, err
 }
 

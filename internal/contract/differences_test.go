@@ -34,8 +34,6 @@ var differences = []difference{
 	{"simcloud", "securityhub findings", "Security Hub is enabled", noSim},
 	{"simcloud", "securityhub findings", "findings are read", noSim + "; tests read them by Cloud.Findings"},
 	{"simcloud", "sns to sqs", "sns Subscribe", noSim + ": messages are in its ledger, and delivered to nobody"},
-	{"simcloud", "sqs", "a queue that there is not is not written to", "simcloud answers the model's QueueDoesNotExist; over the wire the code is that of the header x-amzn-query-error"},
-	{"simcloud", "sqs", "nor found", "the same"},
 
 	// What moto does not do as AWS does.
 	{"moto", "autoscaling", "its instances are refreshed", noCall},
@@ -112,7 +110,6 @@ var differences = []difference{
 	{"moto", "action aws.ec2.run_instances", "done again under its token, it is one", noToken},
 	{"moto", "action aws.ec2.run_instances", "reply 1, of RunInstances, lost: it is one", noToken},
 	{"moto", "action aws.ec2.run_instances", "reply 1, of RunInstances, lost: taken back, nothing is left", "the same as of run_instance"},
-	{"moto", "action aws.s3.put_object (over)", "reply 2, of PUT, lost: it is one", "not moto, a mistake of ours: our client sends the PUT with If-Match again, which fails since the first one was carried out, and the action does not look whose the object is"},
 	{"moto", "action aws.secretsmanager.put (over)", "taken back, all is as before", "moto reads the version that was put last, whatever AWSCURRENT says"},
 	{"moto", "action aws.secretsmanager.put (over)", "taken back twice, too", "the same"},
 }

@@ -14,19 +14,20 @@ type rules struct {
 }
 
 var servicesRules = map[string]rules{
-	"autoscaling":    {"ValidationError", "ValidationError", "ValidationError", "Throttling", 400},
-	"cloudformation": {"ValidationError", "ValidationError", "ValidationError", "Throttling", 400},
-	"ec2":            {"MissingParameter", "UnknownParameter", "InvalidParameterValue", "RequestLimitExceeded", 503},
-	"kms":            {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
-	"lambda":         {"InvalidParameterValueException", "InvalidParameterValueException", "InvalidParameterValueException", "TooManyRequestsException", 429},
-	"s3":             {"InvalidRequest", "InvalidArgument", "InvalidArgument", "SlowDown", 503},
-	"secretsmanager": {"ValidationException", "InvalidParameterException", "InvalidParameterException", "ThrottlingException", 400},
-	"securityhub":    {"InvalidInputException", "InvalidInputException", "InvalidInputException", "TooManyRequestsException", 429},
-	"sns":            {"InvalidParameter", "InvalidParameter", "InvalidParameter", "Throttled", 429},
-	"sqs":            {"MissingParameter", "InvalidParameterValue", "InvalidParameterValue", "RequestThrottled", 403},
-	"ssm":            {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
-	"stepfunctions":  {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
-	"sts":            {"ValidationError", "ValidationError", "ValidationError", "Throttling", 400},
+	"autoscaling":              {"ValidationError", "ValidationError", "ValidationError", "Throttling", 400},
+	"cloudformation":           {"ValidationError", "ValidationError", "ValidationError", "Throttling", 400},
+	"ec2":                      {"MissingParameter", "UnknownParameter", "InvalidParameterValue", "RequestLimitExceeded", 503},
+	"kms":                      {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
+	"lambda":                   {"InvalidParameterValueException", "InvalidParameterValueException", "InvalidParameterValueException", "TooManyRequestsException", 429},
+	"resourcegroupstaggingapi": {"InvalidParameterException", "InvalidParameterException", "InvalidParameterException", "ThrottledException", 400},
+	"s3":                       {"InvalidRequest", "InvalidArgument", "InvalidArgument", "SlowDown", 503},
+	"secretsmanager":           {"ValidationException", "InvalidParameterException", "InvalidParameterException", "ThrottlingException", 400},
+	"securityhub":              {"InvalidInputException", "InvalidInputException", "InvalidInputException", "TooManyRequestsException", 429},
+	"sns":                      {"InvalidParameter", "InvalidParameter", "InvalidParameter", "Throttled", 429},
+	"sqs":                      {"MissingParameter", "InvalidParameterValue", "InvalidParameterValue", "RequestThrottled", 403},
+	"ssm":                      {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
+	"stepfunctions":            {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
+	"sts":                      {"ValidationError", "ValidationError", "ValidationError", "Throttling", 400},
 }
 
 // fail is an answer of AWS that it did not carry out the call.

@@ -162,7 +162,7 @@ func (c *Cloud) Call(ctx context.Context, in awsapi.Scope, service, operation st
 // operations are all that is simulated.
 var operations = map[string]map[string]func(*call) (map[string]any, error){
 	"autoscaling": autoscalingOperations, "cloudformation": cloudformationOperations, "ec2": ec2Operations,
-	"kms": kmsOperations, "lambda": lambdaOperations, "s3": s3Operations, "secretsmanager": secretsmanagerOperations,
+	"kms": kmsOperations, "lambda": lambdaOperations, "resourcegroupstaggingapi": taggingOperations, "s3": s3Operations, "secretsmanager": secretsmanagerOperations,
 	"securityhub": securityhubOperations, "sns": snsOperations, "sqs": sqsOperations, "ssm": ssmOperations,
 	"stepfunctions": stepfunctionsOperations, "sts": stsOperations,
 }

@@ -258,7 +258,7 @@ func TestRefusals(t *testing.T) {
 		{"lambda Invoke", m{"FunctionName": "none"}, "ResourceNotFoundException"},
 		{"sts AssumeRole", m{"RoleArn": "admin", "RoleSessionName": "s"}, "ValidationError"},
 		{"sns Publish", m{"TopicArn": "arn:aws:sns:eu-west-1:123456789012:none", "Message": "m"}, "NotFound"},
-		{"sqs SendMessage", m{"QueueUrl": "none", "MessageBody": "m"}, "QueueDoesNotExist"},
+		{"sqs SendMessage", m{"QueueUrl": "none", "MessageBody": "m"}, "AWS.SimpleQueueService.NonExistentQueue"},
 		{"kms GenerateDataKey", m{"KeyId": "none", "KeySpec": "AES_256"}, "NotFoundException"},
 		{"securityhub BatchImportFindings", m{"Findings": []any{}}, "InvalidInputException"},
 	} {

@@ -58,7 +58,7 @@ func createQueue(k *call) (map[string]any, error) {
 func (k *call) queue() (*queue, error) {
 	q, ok := k.queues.get(k.in.str("QueueUrl"))
 	if !ok || q.place != k.place {
-		return nil, k.fail("QueueDoesNotExist", "The specified queue does not exist.")
+		return nil, k.fail("AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
 	}
 	return q, nil
 }
@@ -69,7 +69,7 @@ func getQueueURL(k *call) (map[string]any, error) {
 			return object("QueueUrl", q.url), nil
 		}
 	}
-	return nil, k.fail("QueueDoesNotExist", "The specified queue does not exist.")
+	return nil, k.fail("AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
 }
 
 func sendMessage(k *call) (map[string]any, error) {

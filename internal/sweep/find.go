@@ -20,8 +20,8 @@ func (p Problem) String() string { return p.Region + ": " + p.What + ": " + p.Er
 
 // Find lists what bears the tag of an execution in each scope, which names its
 // region. EC2 is asked for each kind, and the Resource Groups Tagging API for all
-// that can be tagged: that one is late with its news, and does not know all. What
-// it says of what EC2 has answered for is not counted.
+// that can be tagged: that one is late with its news, and does not know all. So
+// what it says of EC2's kinds does not count.
 func Find(ctx context.Context, caller awsapi.Caller, scopes []awsapi.Scope) ([]Resource, []Problem, error) {
 	var all []Resource
 	var problems []Problem
@@ -30,7 +30,6 @@ func Find(ctx context.Context, caller awsapi.Caller, scopes []awsapi.Scope) ([]R
 		failed := func(what string, err error) {
 			problems = append(problems, Problem{scope.Region, what, err.Error()})
 		}
-		answered := map[*kind]bool{}
 		for _, k := range kinds {
 			if k.list == nil {
 				continue
@@ -40,7 +39,6 @@ func Find(ctx context.Context, caller awsapi.Caller, scopes []awsapi.Scope) ([]R
 				failed("list "+k.name+"s", err)
 				continue
 			}
-			answered[k] = true
 			all = append(all, found...)
 		}
 		listed, err := c.list(ctx, "resourcegroupstaggingapi", "GetResources", "PaginationToken", "ResourceTagMappingList", members{
@@ -49,7 +47,7 @@ func Find(ctx context.Context, caller awsapi.Caller, scopes []awsapi.Scope) ([]R
 			failed("list what else is tagged", err)
 		}
 		for _, m := range listed {
-			r, err := c.byARN(ctx, m.text("ResourceARN"), m.tags("Tags"), answered)
+			r, err := c.byARN(ctx, m.text("ResourceARN"), m.tags("Tags"))
 			if err != nil {
 				failed("look at "+m.text("ResourceARN"), err)
 			}
@@ -77,14 +75,14 @@ func order(r Resource) int {
 }
 
 // byARN looks at what the tagging API has listed; nil if it is gone, lost its
-// tag, or was listed by its kind if that was to be seen.
-func (c client) byARN(ctx context.Context, arn string, tags map[string]string, answered map[*kind]bool) (*Resource, error) {
+// tag, or is of a kind that is listed otherwise.
+func (c client) byARN(ctx context.Context, arn string, tags map[string]string) (*Resource, error) {
 	k, id := kindOf(arn)
 	if k == nil {
 		r := foreign(c, arn, tags)
 		return &r, nil
 	}
-	if answered[k] {
+	if k.list != nil {
 		return nil, nil
 	}
 	r, err := k.read(ctx, c, id)

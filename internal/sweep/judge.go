@@ -156,7 +156,7 @@ func (j judge) verdict(ctx context.Context, r Resource) (Verdict, string, error)
 	if len(found) > 0 {
 		return Unknown, "it is older than each execution of that id that the server knows", nil
 	}
-	return Unknown, "the server knows no such execution: its retention has passed, or another server or namespace ran it", nil
+	return Unknown, "the server knows no such execution", nil
 }
 
 // all judges by each of some executions: the most careful verdict counts.

@@ -46,8 +46,7 @@ func (w *world) Executions(_ context.Context, tag string) ([]Execution, error) {
 	return slices.DeleteFunc(slices.Clone(w.executions), func(e Execution) bool { return TagValue(e.ID) != tag }), w.noServer
 }
 
-// Call holds the input against AWS's model, and stands in for the tagging API if
-// the cloud does not simulate it.
+// Call holds the input against AWS's model.
 func (w *world) Call(ctx context.Context, in awsapi.Scope, service, operation string, input map[string]any) (map[string]any, error) {
 	for _, p := range models.Check(service, operation, input) {
 		w.Errorf("%s %s: %s", service, operation, p)
@@ -55,40 +54,7 @@ func (w *world) Call(ctx context.Context, in awsapi.Scope, service, operation st
 	if w.before != nil {
 		w.before(operation, input)
 	}
-	out, err := w.Cloud.Call(ctx, in, service, operation, input)
-	if is(err, "NotSimulated") && service == "resourcegroupstaggingapi" {
-		return w.listed(in.Region), nil
-	}
-	return out, err
-}
-
-// listed answers GetResources from what there is.
-func (w *world) listed(region string) map[string]any {
-	var all []any
-	for _, r := range w.Live() {
-		if r.Tags[TagExecution] == "" || r.Region != region {
-			continue
-		}
-		arn := "arn:aws:" + map[string]string{"parameter": "ssm", "secret": "secretsmanager", "stack": "cloudformation", "topic": "sns"}[r.Kind] + ":" + region + ":" + r.Account + ":"
-		switch r.Kind {
-		case "parameter":
-			arn += "parameter/" + strings.TrimPrefix(r.ID, "/")
-		case "secret":
-			arn = text(w.given("secretsmanager DescribeSecret", m{"SecretId": r.Name}), "ARN")
-		case "stack":
-			arn = text(w.given("cloudformation DescribeStacks", m{"StackName": r.Name})["Stacks"].([]any)[0].(m), "StackId")
-		case "topic":
-			arn += r.Name
-		default:
-			arn = "arn:aws:ec2:" + region + ":" + r.Account + ":" + r.Kind + "/" + r.ID
-		}
-		var tags []any
-		for key, value := range r.Tags {
-			tags = append(tags, m{"Key": key, "Value": value})
-		}
-		all = append(all, m{"ResourceARN": arn, "Tags": tags})
-	}
-	return m{"ResourceTagMappingList": all}
+	return w.Cloud.Call(ctx, in, service, operation, input)
 }
 
 var models = func() *awsapi.Models {
@@ -568,25 +534,38 @@ func TestChangedSinceStays(t *testing.T) {
 		  secret of bad: kept: it was changed since its step made it, and may be needed`)
 }
 
-// Find says into what it could not look, and goes on. Without the tagging API it
-// finds what EC2 has.
+// Find says into what it could not look, once for each kind, and goes on.
 func TestFindGoesOn(t *testing.T) {
 	w := newWorld(t)
-	w.instance("e")
-	found, problems, err := Find(context.Background(), refusing{w.Cloud, "resourcegroupstaggingapi DescribeImages"}, []awsapi.Scope{{Region: region}, {Region: "nowhere-1"}})
-	if err != nil || len(found) != 1 {
-		t.Fatal(found, err)
-	}
-	var got []string
-	for _, p := range problems {
-		if p.Region == region {
-			got = append(got, p.String())
+	w.image(w.instance("e"), "image", "e")
+	for _, tt := range []struct {
+		refused, kinds, problems string
+	}{
+		{"DescribeImages", "instance", `eu-central-1: list images: ec2 DescribeImages: UnauthorizedOperation: no
+		eu-central-1: list snapshots: ec2 DescribeImages: UnauthorizedOperation: no`},
+		{"resourcegroupstaggingapi", "instance image snapshot", `eu-central-1: list what else is tagged: resourcegroupstaggingapi GetResources: UnauthorizedOperation: no`},
+	} {
+		found, problems, err := Find(context.Background(), refusing{w.Cloud, tt.refused}, []awsapi.Scope{{Region: region}, {Region: "nowhere-1"}})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	want(t, "problems", strings.Join(got, "\n"), `eu-central-1: list images: ec2 DescribeImages: UnauthorizedOperation: no
-		eu-central-1: list what else is tagged: resourcegroupstaggingapi GetResources: UnauthorizedOperation: no`)
-	if len(problems) != 2+len(kinds)-2 { // of nowhere: EC2's five kinds and the tagging API
-		t.Errorf("%d problems: %v", len(problems), problems)
+		var kinds, got []string
+		for _, r := range found {
+			kinds = append(kinds, r.Kind)
+		}
+		elsewhere := 0
+		for _, p := range problems {
+			if p.Region == region {
+				got = append(got, p.String())
+			} else {
+				elsewhere++
+			}
+		}
+		want(t, "kinds", strings.Join(kinds, " "), tt.kinds)
+		want(t, "problems", strings.Join(got, "\n"), tt.problems)
+		if elsewhere != 6 { // EC2's five kinds and the tagging API
+			t.Errorf("%d problems elsewhere", elsewhere)
+		}
 	}
 }
 
@@ -629,6 +608,18 @@ func TestFindsWhatActionsMake(t *testing.T) {
 	w.now = w.now.Add(time.Hour)
 	want(t, "judged", lines(w.judged(Options{Execution: "loop[3]#x"})), `- image of loop_3__x: left: loop[3]#x was rolled back
 		- snapshot of loop_3__x: left: loop[3]#x was rolled back`)
+}
+
+// What does not fit on one page is found too.
+func TestFindsAllPages(t *testing.T) {
+	w := newWorld(t, ended("bad", workflows.RolledBack))
+	const many = 230
+	for i := range many {
+		w.given("ssm PutParameter", m{"Name": fmt.Sprintf("/p/%d", i), "Value": "v", "Type": "String", "Tags": tagList("bad")})
+	}
+	if n := len(w.judged(Options{})); n != many {
+		t.Errorf("%d found of %d", n, many)
+	}
 }
 
 func TestKindOf(t *testing.T) {
