@@ -130,8 +130,9 @@ func (a *app) sweep(ctx context.Context, caller awsapi.Caller, s sweep.Server, o
 	if todo > 0 && !o.yes {
 		out.Command = a.again() + " sweep" + o.flags() + " --yes"
 	}
+	printed := false
 	if !a.json() {
-		a.printJudged(all, o)
+		printed = a.printJudged(all, o)
 	}
 	failed := 0
 	if o.yes {
@@ -154,12 +155,14 @@ func (a *app) sweep(ctx context.Context, caller awsapi.Caller, s sweep.Server, o
 		if err := printJSON(a.stdout, out); err != nil {
 			return err
 		}
-	case o.yes:
+	case o.yes && todo > 0:
 		fmt.Fprintf(a.stdout, "\n%s removed, %d could not be\n", plural(todo-failed, "resource"), failed)
 	case todo > 0:
 		fmt.Fprintf(a.stdout, "\n%s would be removed by\n  %s\n", plural(todo, "resource"), out.Command)
+	case printed:
+		fmt.Fprintln(a.stdout, "\nnothing to remove")
 	default:
-		fmt.Fprintf(a.stdout, "\nnothing to remove\n")
+		fmt.Fprintln(a.stdout, "nothing to remove")
 	}
 	for _, p := range problems {
 		fmt.Fprintf(a.stderr, "could not look everywhere: %s\n", runview.Clean(p.String()))
@@ -218,18 +221,19 @@ func (o sweepOptions) flags() string {
 }
 
 // printJudged prints what is left over and what may be. What is certainly wanted
-// is counted only, unless its execution was named.
-func (a *app) printJudged(all []sweep.Judged, o sweepOptions) {
+// is counted only, unless its execution was named. It tells whether there was
+// anything to print.
+func (a *app) printJudged(all []sweep.Judged, o sweepOptions) (printed bool) {
 	w, view := a.stdout, a.view(a.stdout)
 	counts := map[sweep.Verdict]int{}
-	for i, group := range []struct {
+	for _, group := range []struct {
 		title string
 		in    func(sweep.Judged) bool
 	}{
 		{"left over", func(j sweep.Judged) bool { return j.Remove }},
 		{"left over, and not removed by this", func(j sweep.Judged) bool { return j.Verdict == sweep.Left && !j.Remove }},
 		{"kept by the runbook; --stopped removes it", func(j sweep.Judged) bool { return j.Verdict == sweep.Stopped && !j.Remove }},
-		{"of executions that are not known; --execution ID removes it", func(j sweep.Judged) bool { return j.Verdict == sweep.Unknown && !j.Remove }},
+		{"of executions that the server does not know: forgotten since, or of another server or namespace; --execution ID removes it", func(j sweep.Judged) bool { return j.Verdict == sweep.Unknown && !j.Remove }},
 		{"left alone", func(j sweep.Judged) bool {
 			certain := j.Verdict == sweep.InUse || j.Verdict == sweep.Kept
 			if certain {
@@ -248,7 +252,11 @@ func (a *app) printJudged(all []sweep.Judged, o sweepOptions) {
 			if !j.Made.IsZero() {
 				made = j.Made.Local().Format("2006-01-02 15:04")
 			}
-			rows = append(rows, []string{j.Kind, j.ID, short(j.Name, 40), j.Region, j.Execution, short(j.Step, 40), made, j.Reason})
+			id := j.ID
+			if parts := strings.SplitN(id, ":", 6); j.Hint == "" && len(parts) == 6 {
+				id = parts[5] // of an ARN; the name of a parameter has no colons
+			}
+			rows = append(rows, []string{j.Kind, id, short(j.Name, 40), j.Region, j.Execution, short(j.Step, 40), made, j.Reason})
 			if j.Hint != "" {
 				hints = append(hints, j.Hint)
 			}
@@ -256,9 +264,10 @@ func (a *app) printJudged(all []sweep.Judged, o sweepOptions) {
 		if len(rows) == 0 {
 			continue
 		}
-		if i > 0 {
+		if printed {
 			fmt.Fprintln(w)
 		}
+		printed = true
 		fmt.Fprintf(w, "%s:\n", group.title)
 		heading, rows := fit([]string{"KIND", "ID", "NAME", "REGION", "EXECUTION", "STEP", "MADE", "WHY"}, rows, max(view.Width-2, 0), "NAME", "MADE", "STEP", "REGION", "WHY")
 		columns(w, "  ", heading, rows)
@@ -267,12 +276,19 @@ func (a *app) printJudged(all []sweep.Judged, o sweepOptions) {
 			fmt.Fprintf(w, "  by hand: %s\n", runview.Clean(h))
 		}
 	}
-	if n := counts[sweep.Kept]; n > 0 && o.Execution == "" {
-		fmt.Fprintf(w, "%s wanted: of executions that succeeded, or marked\n", plural(n, "resource"))
+	if o.Execution == "" && len(counts) > 0 {
+		if printed {
+			fmt.Fprintln(w)
+		}
+		printed = true
+		if n := counts[sweep.Kept]; n > 0 {
+			fmt.Fprintf(w, "%s wanted: of executions that succeeded, or marked\n", plural(n, "resource"))
+		}
+		if n := counts[sweep.InUse]; n > 0 {
+			fmt.Fprintf(w, "%s of executions that run\n", plural(n, "resource"))
+		}
 	}
-	if n := counts[sweep.InUse]; n > 0 && o.Execution == "" {
-		fmt.Fprintf(w, "%s of executions that run\n", plural(n, "resource"))
-	}
+	return printed
 }
 
 func (a *app) printResult(r sweep.Result) {

@@ -67,16 +67,6 @@ func sweepWorld(t *testing.T, executions ...string) *simcloud.Cloud {
 	return cloud
 }
 
-// taggingless answers that there is nothing for what the cloud does not simulate.
-type taggingless struct{ awsapi.Caller }
-
-func (c taggingless) Call(ctx context.Context, in awsapi.Scope, service, operation string, input map[string]any) (map[string]any, error) {
-	if service == "resourcegroupstaggingapi" {
-		return map[string]any{}, nil
-	}
-	return c.Caller.Call(ctx, in, service, operation, input)
-}
-
 func runSweep(t *testing.T, caller awsapi.Caller, s sweep.Server, output string, o sweepOptions) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -95,8 +85,8 @@ func runSweep(t *testing.T, caller awsapi.Caller, s sweep.Server, output string,
 }
 
 func TestSweepShowsAndRemoves(t *testing.T) {
-	cloud := taggingless{sweepWorld(t, "bad", "good", "now", "stop", "whose")}
-	live := cloud.Caller.(*simcloud.Cloud).Live
+	cloud := sweepWorld(t, "bad", "good", "now", "stop", "whose")
+	live := cloud.Live
 	s := known{{ID: "bad", Status: workflows.RolledBack}, {ID: "good", Status: workflows.Succeeded}, {ID: "now", Status: sweep.Running}, {ID: "stop", Status: workflows.Failed}}
 	before := live()
 	got, stderr, code := runSweep(t, cloud, s, "text", sweepOptions{})
@@ -108,9 +98,10 @@ kept by the runbook; --stopped removes it:
   KIND             ID  NAME     REGION        EXECUTION  STEP  MADE  WHY
   launch template  LT  of-stop  eu-central-1  stop       make  DATE     stop failed, and was not rolled back
 
-of executions that are not known; --execution ID removes it:
+of executions that the server does not know: forgotten since, or of another server or namespace; --execution ID removes it:
   KIND             ID  NAME      REGION        EXECUTION  STEP  MADE  WHY
-  launch template  LT  of-whose  eu-central-1  whose      make  DATE     the server knows no such execution: its retention has passed, or another server or namespace ran it
+  launch template  LT  of-whose  eu-central-1  whose      make  DATE     the server knows no such execution
+
 1 resource wanted: of executions that succeeded, or marked
 1 resource of executions that run
 
@@ -166,7 +157,7 @@ func TestSweepJSON(t *testing.T) {
 	cloud := sweepWorld(t, "bad", "good")
 	s := known{{ID: "bad", Status: workflows.RolledBack}, {ID: "good", Status: workflows.Succeeded}}
 	for _, yes := range []bool{false, true} {
-		got, _, code := runSweep(t, refusingRegion{taggingless{cloud}}, s, "json", sweepOptions{yes: yes, all: true, role: "arn:aws:iam::123456789012:role/a b"})
+		got, _, code := runSweep(t, refusingRegion{cloud}, s, "json", sweepOptions{yes: yes, all: true, role: "arn:aws:iam::123456789012:role/a b"})
 		var out sweptJSON
 		if err := json.Unmarshal([]byte(got), &out); err != nil {
 			t.Fatal(err, got)
@@ -194,7 +185,7 @@ func (c refusingRegion) Call(ctx context.Context, in awsapi.Scope, service, oper
 
 // One that cannot be removed makes the exit code.
 func TestSweepFails(t *testing.T) {
-	cloud := taggingless{sweepWorld(t, "bad")}
+	cloud := sweepWorld(t, "bad")
 	got, _, code := runSweep(t, refusingDelete{cloud}, known{{ID: "bad", Status: workflows.RolledBack}}, "text", sweepOptions{yes: true})
 	if !strings.Contains(got, "NOT removed: ec2 DeleteLaunchTemplate: UnauthorizedOperation") || !strings.Contains(got, "0 resources removed, 1 could not be") || code != exitFailed {
 		t.Errorf("code %d:\n%s", code, got)
