@@ -56,6 +56,7 @@ type Client struct {
 	mu     sync.Mutex
 	roles  map[string]*aws.CredentialsCache
 	owners map[string]*owner
+	hosts  map[string]discovered
 }
 
 var _ Caller = (*Client)(nil)
@@ -109,6 +110,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		}),
 		roles:  map[string]*aws.CredentialsCache{},
 		owners: map[string]*owner{},
+		hosts:  map[string]discovered{},
 	}, nil
 }
 
@@ -141,6 +143,9 @@ func (c *Client) call(ctx context.Context, in Scope, service, operation string, 
 		return nil, err
 	}
 	if err := c.presign(ctx, call); err != nil {
+		return nil, err
+	}
+	if err := c.discover(ctx, call); err != nil {
 		return nil, err
 	}
 	key := strings.Join([]string{call.scope.Role, call.region, service, operation}, "\x00")

@@ -400,7 +400,6 @@ func TestRefusals(t *testing.T) {
 		{here, "logs", "StartLiveTail", map[string]any{"logGroupIdentifiers": []any{"g"}}, `logs StartLiveTail: EventStreamUnsupported: it answers or takes a stream of events (responseStream), which is not supported`},
 		{Scope{}, "ec2", "DescribeInstances", nil, `ec2 DescribeInstances: NoEndpoint: no region is set: name one in the step, in AWS_REGION or in the profile`},
 		{Scope{Region: "eu-central-1", Role: "r"}, "ec2", "DescribeInstances", nil, `ec2 DescribeInstances: ParamValidation: the role "r" is a name; give its ARN, or the account that it is in`},
-		{here, "s3", "GetObject", map[string]any{"Bucket": "arn:aws:s3::1:accesspoint/a.mrap", "Key": "k"}, `s3 GetObject: SignatureUnsupported: this endpoint wants the signature sigv4a, which is not supported`},
 	}
 	for _, tt := range tests {
 		e := failure(t, c, tt.in, tt.service, tt.operation, tt.input)
@@ -777,8 +776,64 @@ func TestCustoms(t *testing.T) {
 	if got := srv.requests()[0].RequestURI; got != "/2013-04-01/hostedzone/Z1" {
 		t.Errorf("route53: %s", got)
 	}
-	if e := failure(t, c, Scope{}, "timestream-write", "ListDatabases", nil); e.Code != "DiscoveryUnsupported" {
-		t.Errorf("%#v", e)
+}
+
+// Some services say themselves where calls go. They are asked once.
+func TestDiscovery(t *testing.T) {
+	var hosts []string
+	answer := `{"Endpoints":[{"Address":"cell-2.timestream.eu-west-1.amazonaws.com","CachePeriodInMinutes":60}]}`
+	c := client(t, Options{Region: "eu-west-1", HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		hosts = append(hosts, r.Host+" "+r.Header.Get("X-Amz-Target"))
+		body := "{}"
+		if strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".DescribeEndpoints") {
+			body = answer
+		}
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+	})})
+	succeed(t, c, Scope{}, "timestream-write", "ListDatabases", nil)
+	succeed(t, c, Scope{}, "timestream-write", "ListDatabases", nil)
+	want := []string{
+		"ingest.timestream.eu-west-1.amazonaws.com Timestream_20181101.DescribeEndpoints",
+		"cell-2.timestream.eu-west-1.amazonaws.com Timestream_20181101.ListDatabases",
+		"cell-2.timestream.eu-west-1.amazonaws.com Timestream_20181101.ListDatabases",
+	}
+	if !slices.Equal(hosts, want) {
+		t.Errorf("requests to %q, want %q", hosts, want)
+	}
+	for _, hostile := range []string{`{}`, `{"Endpoints":[{"Address":"evil.test/x?","CachePeriodInMinutes":1}]}`, `{"Endpoints":[{"Address":"user@evil.test","CachePeriodInMinutes":1}]}`} {
+		answer = hostile
+		if e := failure(t, c, Scope{Region: "us-east-1"}, "timestream-write", "ListDatabases", nil); e.Code != CodeAnswer {
+			t.Errorf("%s: %#v", hostile, e)
+		}
+	}
+
+	srv := serve(t, reply{status: 200, body: "{}"})
+	succeed(t, dial(t, Options{}), Scope{}, "timestream-write", "ListDatabases", nil)
+	if n := len(srv.requests()); n != 1 {
+		t.Errorf("%d requests to an endpoint of one's own, want 1", n)
+	}
+}
+
+// Where one key is for several regions, the signature is another.
+func TestSignatureOfSeveralRegions(t *testing.T) {
+	for _, tt := range []struct {
+		service, operation string
+		input              map[string]any
+		host, signs        string
+	}{
+		{"s3", "GetObject", map[string]any{"Bucket": "arn:aws:s3::123456789012:accesspoint/a.mrap", "Key": "k"}, "a.mrap.accesspoint.s3-global.amazonaws.com", "/s3/aws4_request"},
+		{"cloudfront-keyvaluestore", "ListKeys", map[string]any{"KvsARN": "arn:aws:cloudfront::123456789012:key-value-store/x"}, "123456789012.cloudfront-kvs.global.api.aws", "/cloudfront-keyvaluestore/aws4_request"},
+	} {
+		var got *http.Request
+		c := client(t, Options{Region: "eu-west-1", HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			got = r
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}")), Request: r}, nil
+		})})
+		succeed(t, c, Scope{}, tt.service, tt.operation, tt.input)
+		auth := got.Header.Get("Authorization")
+		if got.Host != tt.host || got.Header.Get("X-Amz-Region-Set") != "*" || !strings.HasPrefix(auth, "AWS4-ECDSA-P256-SHA256 Credential=AKIDEXAMPLE/") || !strings.Contains(auth, tt.signs) {
+			t.Errorf("%s %s: to %s, signed %q for %q", tt.service, tt.operation, got.Host, auth, got.Header.Get("X-Amz-Region-Set"))
+		}
 	}
 }
 

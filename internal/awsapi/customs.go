@@ -33,9 +33,6 @@ func (k *call) custom() error {
 			k.input.skip = "SourceRegion" // only the presigned request names it
 		}
 	}
-	if k.op.Discovery.Required {
-		return &Error{Code: "DiscoveryUnsupported", Class: Invalid, Message: "its endpoint has to be asked for first, which is not supported"}
-	}
 	return nil
 }
 

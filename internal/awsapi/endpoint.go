@@ -484,6 +484,7 @@ type authScheme struct {
 	Name                  string
 	SigningName           string
 	SigningRegion         string
+	SigningRegionSet      []string // of sigv4a
 	DisableDoubleEncoding bool
 }
 

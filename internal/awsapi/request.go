@@ -383,9 +383,20 @@ func (c *Client) authorize(k *call, ep *endpoint) error {
 			return nil
 		}
 	}
+	for _, a := range offered {
+		if a.Name == "sigv4a" { // of one key for several regions
+			k.auth.Name, k.auth.SigningName, k.auth.SigningRegionSet = a.Name, or(a.SigningName, k.auth.SigningName), a.SigningRegionSet
+			k.auth.DisableDoubleEncoding = a.DisableDoubleEncoding
+			return nil
+		}
+	}
 	if len(offered) > 0 {
 		return &Error{Code: "SignatureUnsupported", Class: Invalid,
 			Message: fmt.Sprintf("this endpoint wants the signature %s, which is not supported", offered[0].Name)}
+	}
+	if slices.Contains(schemes, "aws.auth#sigv4a") && !slices.Contains(schemes, "aws.auth#sigv4") {
+		k.auth.Name, k.auth.SigningRegionSet = "sigv4a", []string{"*"}
+		return nil
 	}
 	if len(schemes) > 0 && !slices.Contains(schemes, "aws.auth#sigv4") {
 		return &Error{Code: "SignatureUnsupported", Class: Invalid,

@@ -16,8 +16,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/aws-http-auth/credentials"
+	"github.com/aws/smithy-go/aws-http-auth/sigv4a"
+	authv4 "github.com/aws/smithy-go/aws-http-auth/v4"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
@@ -227,8 +231,26 @@ func (c *Client) sign(ctx context.Context, k *call, req *http.Request) error {
 	if strings.HasPrefix(k.auth.SigningName, "s3") || k.unsigned || k.service.name == "glacier" {
 		req.Header.Set("X-Amz-Content-Sha256", sum)
 	}
+	if k.auth.Name == "sigv4a" {
+		return c.sign4a(req, creds, sum, k)
+	}
 	return c.signer.SignHTTP(ctx, creds, req, sum, k.auth.SigningName, k.auth.SigningRegion, c.now(), func(o *v4.SignerOptions) {
 		o.DisableURIPathEscaping = k.auth.DisableDoubleEncoding
+	})
+}
+
+// sign4a signs for several regions at once. sum is in hex, or says that the body is not signed.
+func (c *Client) sign4a(req *http.Request, creds aws.Credentials, sum string, k *call) error {
+	hash, err := hex.DecodeString(sum)
+	if err != nil {
+		hash = []byte(sum)
+	}
+	signer := sigv4a.New(func(o *authv4.SignerOptions) {
+		o.DisableDoublePathEscape, o.DisableImplicitPayloadHashing = k.auth.DisableDoubleEncoding, true
+	})
+	return signer.SignRequest(&sigv4a.SignRequestInput{
+		Request: req, PayloadHash: hash, Service: k.auth.SigningName, RegionSet: k.auth.SigningRegionSet, Time: c.now(),
+		Credentials: credentials.Credentials{AccessKeyID: creds.AccessKeyID, SecretAccessKey: creds.SecretAccessKey, SessionToken: creds.SessionToken},
 	})
 }
 

@@ -81,8 +81,6 @@ func (b *bench) run(generated bool) error {
 // at all: docs/design.md names them.
 var refused = map[string]string{
 	"EventStreamUnsupported": "streams of events",
-	"DiscoveryUnsupported":   "endpoint discovery",
-	"SignatureUnsupported":   "SigV4A",
 }
 
 // arns are tried in turn: in some services they decide on the endpoint.

@@ -1,6 +1,6 @@
 // Package awssecret turns the references to secrets that AWS keeps into their
 // values: "ssm:/path" of Parameter Store and "secretsmanager:name" of Secrets
-// Manager.
+// Manager; and makes data keys under a key of KMS.
 //
 // It promises that a value is read at the moment it is asked for, and that no
 // error holds one. It refuses to know who asks and where a value goes: whoever
