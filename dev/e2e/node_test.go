@@ -217,3 +217,16 @@ func TestValuesAreNoCode(t *testing.T) {
 		t.Error("a value was run")
 	}
 }
+
+// TestAgentProgram runs the tests of the program agent that want a server.
+func TestAgentProgram(t *testing.T) {
+	t.Parallel()
+	srv, _ := serve(t, nil)
+	cmd := exec.Command("go", "test", "-count=1", "-run", "^TestAgent$", "-v", "./agent")
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "TEMPORAL_ADDRESS="+srv.Address())
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestAgent") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
