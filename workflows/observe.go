@@ -19,8 +19,9 @@ func WithObserver(ctx workflow.Context, o Observer) workflow.Context {
 	return workflow.WithValue(ctx, observerKey{}, o)
 }
 
-func observe(ctx workflow.Context, sc *scope, s *program.Step, path, state string) {
-	if o, ok := ctx.Value(observerKey{}).(Observer); ok {
-		o(sc.prog.Runbook, s, path, state)
+// observe tells the run's observer, if it has one.
+func (r *run) observe(sc *scope, s *program.Step, path, state string) {
+	if r.observer != nil {
+		r.observer(sc.prog.Runbook, s, path, state)
 	}
 }

@@ -74,6 +74,7 @@ type run struct {
 	taskBytes   int                // scheduled in this workflow task
 	ticking     bool               // somebody waits for the next workflow task
 	sizes       map[string]int     // of children's programs, in bytes
+	observer    Observer           // nil but in rehearsals
 }
 
 func newRun(ctx workflow.Context, start *Start) (*run, error) {
@@ -86,6 +87,7 @@ func newRun(ctx workflow.Context, start *Start) (*run, error) {
 		waits:    map[string]*wait{},
 		dirty:    true,
 	}
+	r.observer, _ = ctx.Value(observerKey{}).(Observer)
 	maps.Copy(r.programs, p.Children)
 	r.read = reads(p)
 	if r.state == nil {

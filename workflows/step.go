@@ -53,13 +53,13 @@ func (r *run) step(ctx workflow.Context, sc *scope, parent *record, prefix strin
 		if why != "" {
 			rec.Message = why
 			r.end(ctx, rec, StateSkipped)
-			observe(ctx, sc, s, path, StateSkipped)
+			r.observe(sc, s, path, StateSkipped)
 			return nil
 		}
 		if rec.Name, err = sc.text(ctx, s.Name); err != nil {
 			return r.unprepared(ctx, sc, rec, path, s, err)
 		}
-		observe(ctx, sc, s, path, StateRunning)
+		r.observe(sc, s, path, StateRunning)
 	}
 	for {
 		f, err := r.try(ctx, sc, rec, path, s)
@@ -297,7 +297,7 @@ func (r *run) onError(ctx workflow.Context, sc *scope, rec *record, path string,
 		}
 	}
 	r.end(ctx, rec, StateHandled)
-	observe(ctx, sc, s, path, StateHandled)
+	r.observe(sc, s, path, StateHandled)
 	return nil
 }
 
