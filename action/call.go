@@ -36,6 +36,20 @@ type Call struct {
 
 	// Mask replaces every revealed value in text by "***". Never nil.
 	Mask func(text string) string
+
+	// Target is the machine that the call is for, if who serves the call is not
+	// on it. On a node's own agent it is zero.
+	Target Target
+}
+
+// Target is a machine that is worked on from elsewhere, through Systems
+// Manager. Its JSON travels with the call.
+type Target struct {
+	ID       string `json:"id"`                 // i-… or mi-…
+	Platform string `json:"platform,omitempty"` // linux, windows, darwin
+	Region   string `json:"region,omitempty"`   // empty: that of the worker
+	Account  string `json:"account,omitempty"`  // empty: whichever the credentials are of
+	Role     string `json:"role,omitempty"`     // to assume; empty: the worker's own credentials
 }
 
 type callKey struct{}

@@ -9,7 +9,9 @@
 //
 // The activity type of an action is its name, with arguments (token, input);
 // that of its compensation is "compensate:" and the name, with arguments
-// (token, input, output), output being null if it is not known.
+// (token, input, output), output being null if it is not known. Where the
+// actions of a node are served from elsewhere (RegisterRemote), one more
+// argument says which node is meant.
 package activities
 
 import (
@@ -51,34 +53,64 @@ const (
 
 // Register makes r serve actions and their compensations.
 func Register(r worker.ActivityRegistry, actions []action.Action, opts Options) {
-	if opts.Secrets == nil {
-		opts.Secrets = secret.Resolve
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts.complete()
 	for _, a := range actions {
 		r.RegisterActivityWithOptions(
 			func(ctx context.Context, token string, input json.RawMessage) (json.RawMessage, error) {
-				return serve(ctx, opts, a.Name, token, func(ctx context.Context) (any, error) {
-					return a.Do(ctx, input)
-				})
+				return opts.do(ctx, a, token, input, action.Target{})
 			}, activity.RegisterOptions{Name: a.Name})
 		if !a.Compensates {
 			continue
 		}
 		r.RegisterActivityWithOptions(
 			func(ctx context.Context, token string, input, output json.RawMessage) error {
-				_, err := serve(ctx, opts, a.Name, token, func(ctx context.Context) (any, error) {
-					return nil, a.Compensate(ctx, input, output)
-				})
-				return err
+				return opts.compensate(ctx, a, token, input, output, action.Target{})
 			}, activity.RegisterOptions{Name: "compensate:" + a.Name})
 	}
 }
 
+// RegisterRemote makes r serve actions of nodes on which it is not: each call says which.
+func RegisterRemote(r worker.ActivityRegistry, actions []action.Action, opts Options) {
+	opts.complete()
+	for _, a := range actions {
+		r.RegisterActivityWithOptions(
+			func(ctx context.Context, token string, input json.RawMessage, target action.Target) (json.RawMessage, error) {
+				return opts.do(ctx, a, token, input, target)
+			}, activity.RegisterOptions{Name: a.Name})
+		if !a.Compensates {
+			continue
+		}
+		r.RegisterActivityWithOptions(
+			func(ctx context.Context, token string, input, output json.RawMessage, target action.Target) error {
+				return opts.compensate(ctx, a, token, input, output, target)
+			}, activity.RegisterOptions{Name: "compensate:" + a.Name})
+	}
+}
+
+func (o *Options) complete() {
+	if o.Secrets == nil {
+		o.Secrets = secret.Resolve
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+}
+
+func (o Options) do(ctx context.Context, a action.Action, token string, input json.RawMessage, target action.Target) (json.RawMessage, error) {
+	return serve(ctx, o, a.Name, token, target, func(ctx context.Context) (any, error) {
+		return a.Do(ctx, input)
+	})
+}
+
+func (o Options) compensate(ctx context.Context, a action.Action, token string, input, output json.RawMessage, target action.Target) error {
+	_, err := serve(ctx, o, a.Name, token, target, func(ctx context.Context) (any, error) {
+		return nil, a.Compensate(ctx, input, output)
+	})
+	return err
+}
+
 // serve runs one call of an action.
-func serve(ctx context.Context, opts Options, name, token string, do func(context.Context) (any, error)) (json.RawMessage, error) {
+func serve(ctx context.Context, opts Options, name, token string, target action.Target, do func(context.Context) (any, error)) (json.RawMessage, error) {
 	info := activity.GetInfo(ctx)
 	masker := &secret.Masker{}
 	beat := startHeart(ctx, info, masker)
@@ -99,6 +131,7 @@ func serve(ctx context.Context, opts Options, name, token string, do func(contex
 		},
 		Abandoned: func() bool { return abandoned(ctx) },
 		Mask:      masker.Mask,
+		Target:    target,
 	}
 	result, err := do(action.WithCall(ctx, call))
 	beat.stop()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
+	"github.com/almanac-run/almanac/internal/registry"
 )
 
 func main() {
@@ -67,6 +68,7 @@ TEMPORAL_PROFILE and so on.`,
 				return err
 			}
 			defer o.Client.Close()
+			o.Namespace = opts.Namespace
 			return node.Run(cmd.Context(), o)
 		},
 	}
@@ -75,6 +77,8 @@ TEMPORAL_PROFILE and so on.`,
 	f.StringArrayVar(&tags, "tag", nil, "name=value, for targets by condition; may be repeated")
 	f.StringVar(&o.StateDir, "state-dir", "/var/lib/almanac", "directory of the journal and the backups")
 	f.StringVar(&o.OutputDir, "output-dir", "", "directory of the complete outputs (default \"output\" in the state directory)")
+	f.DurationVar(&o.ClockLimit, "clock-limit", node.ClockLimit, "a clock that is off by more makes the node no target")
+	f.StringVar(&o.TaskQueue, "task-queue", registry.TaskQueue, "task queue of the control worker, which keeps the registry")
 	f.StringVar(&o.Root, "root", "", "directory that stands for the whole machine, for several nodes on one")
 	return cmd
 }

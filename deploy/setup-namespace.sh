@@ -27,5 +27,6 @@ AlmanacRunbook Keyword
 AlmanacStatus Keyword
 AlmanacStep Keyword
 AlmanacCaller Keyword
+AlmanacCompliance Keyword
 AlmanacTargets KeywordList
 END

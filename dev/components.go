@@ -39,6 +39,7 @@ func components(o options, s *server, aws awsapi.Caller, logger *slog.Logger) []
 			}
 			return node.Run(ctx, node.Options{
 				Client:    c,
+				Namespace: s.namespace,
 				ID:        id,
 				Root:      root,
 				StateDir:  filepath.Join(o.dir, "nodes", id, "state"),

@@ -96,6 +96,9 @@ func (a *app) groups() []group {
 			a.logsCommand(),
 			a.cancelCommand(),
 		}},
+		{"fleet", "The fleet:", []*cobra.Command{
+			a.nodesCommand(),
+		}},
 		{"answer", "Answer what waits:", []*cobra.Command{
 			a.approveCommand(),
 			a.rejectCommand(),

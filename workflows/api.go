@@ -12,11 +12,12 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/lang/program"
 )
 
 // TaskQueue is where executions and the actions of the control worker run.
-const TaskQueue = "almanac"
+const TaskQueue = registry.TaskQueue
 
 // NodeQueue is the task queue of one node's agent.
 func NodeQueue(node string) string { return "node/" + node }
@@ -30,6 +31,7 @@ type Start struct {
 	Program *program.Program           `json:"program"`
 	Inputs  map[string]json.RawMessage `json:"inputs,omitempty"` // checked by CheckInputs; a secret is {"$secret": ref}
 	Caller  string                     `json:"caller,omitempty"` // who started it, as the starter knows
+	Only    []string                   `json:"only,omitempty"`   // nodes: steps on several targets run on no others; nil: on all
 	State   *State                     `json:"state,omitempty"`  // set by continue-as-new only
 }
 
@@ -76,6 +78,10 @@ type Failure struct {
 	Pos     program.Pos     `json:"pos"`
 	Detail  json.RawMessage `json:"detail,omitempty"` // the action's own: of a command its exit code, tail and output pointer
 	Cause   *Failure        `json:"cause,omitempty"`  // in a child runbook
+
+	// Then is what its step says, or an operator has chosen, to do about it:
+	// "rollback" or "stop"; empty: as the runbook says.
+	Then string `json:"then,omitempty"`
 }
 
 // QueryState is the query that returns a View.
@@ -103,6 +109,7 @@ const (
 	StateHandled       = "handled" // failed, and on_error took care
 	StateSkipped       = "skipped"
 	StateCancelled     = "cancelled"
+	StateUnreached     = "unreached" // of one target: nobody took the work
 	StateRollingBack   = "rolling_back"
 	StateRolledBack    = "rolled_back"
 	StateNotRolledBack = "not_rolled_back"
@@ -127,6 +134,54 @@ type StepView struct {
 	Outputs   []Pointer   `json:"outputs,omitempty"` // complete output in the output store, last 20
 	Pos       program.Pos `json:"pos"`
 	Child     string      `json:"child,omitempty"` // workflow id of a child runbook
+	Recap     *Recap      `json:"recap,omitempty"` // of a step on several targets
+}
+
+// Recap counts how the targets of a step stand, each once; those that have not
+// begun are what is left of Total. Once the step has ended they count as skipped.
+type Recap struct {
+	Total     int `json:"total"`
+	Succeeded int `json:"succeeded"`
+	Failed    int `json:"failed"`
+	Unreached int `json:"unreached"` // nobody took the work: nothing ran
+	Skipped   int `json:"skipped"`   // not begun when the step ended
+	Cancelled int `json:"cancelled"` // cut off
+	Running   int `json:"running"`
+
+	Failures []Alike  `json:"failures,omitempty"` // of those that failed or were unreached, most targets first
+	Others   int      `json:"others,omitempty"`   // failures that are in none of the groups
+	Left     []string `json:"left,omitempty"`     // of those skipped and cancelled, the first
+}
+
+// Alike is targets that failed the same way: up to numbers and their own names
+// in the last line.
+type Alike struct {
+	Count    int      `json:"count"`
+	Kind     string   `json:"kind"` // action.Kind
+	ExitCode int      `json:"exit_code,omitempty"`
+	Line     string   `json:"line"`  // a command's last, or the first of the error
+	Nodes    []string `json:"nodes"` // the first
+}
+
+// QueryTargets is the query that returns a TargetsPage: how each target of each
+// step stands. Its argument is how many targets to pass over.
+const QueryTargets = "targets"
+
+// TargetsPage is a part of the targets of an execution, in the order of its steps.
+type TargetsPage struct {
+	Targets []TargetView `json:"targets"`
+	Next    int          `json:"next,omitempty"` // the argument of the next page; 0: there is none
+}
+
+// TargetView is one target of one step.
+type TargetView struct {
+	Step     string `json:"step"` // path
+	Target   string `json:"target"`
+	State    string `json:"state"`               // StateUnreached if nobody took the work
+	Kind     string `json:"kind,omitempty"`      // of its failure, as all that follows
+	ExitCode int    `json:"exit_code,omitempty"` // of a command
+	Line     string `json:"line,omitempty"`
+	Ref      string `json:"ref,omitempty"` // its complete output
 }
 
 // Pointer names one piece of complete output.
@@ -139,25 +194,29 @@ type Pointer struct {
 // Wait is something a person must answer.
 type Wait struct {
 	Step      string      `json:"step"` // path
-	Kind      string      `json:"kind"` // "approval", "pause" or "ask"
+	Kind      string      `json:"kind"` // "approval", "pause", "ask" or "halt"
 	Message   string      `json:"message"`
 	Approvers []string    `json:"approvers,omitempty"`
 	Quorum    int         `json:"quorum,omitempty"`
 	Approved  []string    `json:"approved,omitempty"` // by whom so far
 	Deadline  *time.Time  `json:"deadline,omitempty"`
 	Choices   []string    `json:"choices"`           // names of updates that answer it
-	Failure   *Failure    `json:"failure,omitempty"` // for "ask"
+	Failure   *Failure    `json:"failure,omitempty"` // for "ask" and "halt"
 	Pos       program.Pos `json:"pos"`
 }
 
 // The answers, each an Update (with a validator that refuses what does not fit)
 // and a Signal of the same name, for the Web UI. Their argument is an Answer.
+//
+// What answers "ask" answers "halt", too: of a step on targets that was halted
+// retry is for those that failed, and skip leaves those that have not begun.
 const (
 	AnswerApprove  = "approve"  // an approval
 	AnswerReject   = "reject"   // an approval
 	AnswerResume   = "resume"   // a pause
 	AnswerRetry    = "retry"    // ask: run the failed step again, with Answer.With over its inputs
 	AnswerSkip     = "skip"     // ask: go on without the failed step's outputs
+	AnswerContinue = "continue" // halt: go on with the targets that have not begun
 	AnswerRollback = "rollback" // ask: fail, and roll back
 	AnswerStop     = "stop"     // ask: fail, and leave everything as it is
 )

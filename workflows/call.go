@@ -54,9 +54,12 @@ func (r *run) call(ctx workflow.Context, sc *scope, rec *record, path string, s 
 		return err
 	}
 	if rec.Nodes == nil {
-		nodes, err := r.resolve(ctx, sc, path, s)
+		nodes, err := r.resolve(ctx, sc, rec, path, s)
 		if err != nil {
 			return err
+		}
+		if !s.Targets.Single {
+			nodes = r.only(nodes)
 		}
 		rec.Nodes, rec.Total = nodes, len(nodes)
 		r.targets(ctx, nodes)
@@ -73,7 +76,7 @@ func (r *run) call(ctx workflow.Context, sc *scope, rec *record, path string, s 
 }
 
 // resolve finds the nodes of a step, in the order given or by name, each once.
-func (r *run) resolve(ctx workflow.Context, sc *scope, path string, s *program.Step) ([]string, error) {
+func (r *run) resolve(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) ([]string, error) {
 	nodes := []string{}
 	if s.Targets.Nodes != nil {
 		var given []string
@@ -88,8 +91,11 @@ func (r *run) resolve(ctx workflow.Context, sc *scope, path string, s *program.S
 				nodes = append(nodes, n)
 			}
 		}
+		if err := r.place(ctx, sc, path, s, nodes); err != nil {
+			return nil, err
+		}
 	} else {
-		found, err := r.where(ctx, sc, path, s)
+		found, err := r.where(ctx, sc, rec, path, s)
 		if err != nil {
 			return nil, err
 		}
@@ -101,235 +107,31 @@ func (r *run) resolve(ctx workflow.Context, sc *scope, path string, s *program.S
 	return nodes, nil
 }
 
-// Activities that the interpreter itself calls: the control worker's list of
-// nodes that are polling now, and a node's description of itself.
-const (
-	ActionNodes    = "almanac.nodes"
-	ActionDescribe = "host.node.describe"
-)
-
-// where asks every node that is there for its description, and takes those
-// for which the condition holds.
-func (r *run) where(ctx workflow.Context, sc *scope, path string, s *program.Step) ([]string, error) {
-	options := workflow.ActivityOptions{
-		StartToCloseTimeout: 30 * time.Second,
-		HeartbeatTimeout:    heartbeat,
-		RetryPolicy:         usual.policy(),
-		Summary:             "nodes for " + path,
+// where takes the nodes of the registry for which the condition holds. Those
+// that are away or whose clock is off are no targets, and are named.
+func (r *run) where(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) ([]string, error) {
+	found, err := r.registered(ctx, sc, path, s)
+	if err != nil {
+		return nil, err
 	}
-	var listed struct {
-		Nodes []string `json:"nodes"`
-	}
-	id := path + ".nodes"
-	if err := r.activity(ctx, options, ActionNodes, id, r.token(id), json.RawMessage("{}")).get(ctx, &listed); err != nil {
-		f := sc.fail(action.Unavailable, s.Pos, "")
-		f.fromActivity(err)
-		f.Message = "cannot list the nodes: " + f.Message
-		return nil, f
-	}
-	slices.Sort(listed.Nodes)
-	described := make([]map[string]any, len(listed.Nodes))
-	fanout(ctx, 50, sequence(len(listed.Nodes)), func(ctx workflow.Context, i int) {
-		node := listed.Nodes[i]
-		o := options
-		o.TaskQueue, o.ScheduleToStartTimeout = NodeQueue(node), nodeAnswersIn
-		o.RetryPolicy = &temporal.RetryPolicy{MaximumAttempts: 1}
-		o.Summary = node
-		id := path + ".describe@" + node
-		var raw json.RawMessage
-		if r.activity(ctx, o, ActionDescribe, id, r.token(id), json.RawMessage("{}")).get(ctx, &raw) != nil {
-			return // a node that does not answer is no target
-		}
-		if v, err := expr.FromJSON(raw, program.Type{Kind: program.Object}); err == nil {
-			described[i], _ = v.(map[string]any)
-		}
-	})
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	nodes := []string{}
-	for i, node := range listed.Nodes {
-		if described[i] == nil {
-			continue
-		}
-		yes, err := sc.with("node", described[i]).truth(ctx, s.Targets.Where)
-		if err != nil {
+	nodes, absent := []string{}, []string{}
+	for _, n := range found {
+		yes, err := sc.with("node", n.Facts).truth(ctx, s.Targets.Where)
+		switch id, _ := n.Facts["id"].(string); {
+		case err != nil:
 			return nil, err
+		case yes && n.Absent != "":
+			absent = append(absent, id+" ("+n.Absent+")")
+		case yes:
+			nodes = append(nodes, id)
+			r.reach(id, n.Target)
 		}
-		if yes {
-			nodes = append(nodes, node)
-		}
+	}
+	if len(absent) > 0 {
+		rec.Message = abridged(fmt.Sprintf("left out %d that match and are away: %s", len(absent), strings.Join(absent, ", ")), 300)
+		r.dirty = true
 	}
 	return nodes, nil
-}
-
-// onTargets runs the action on each node, in batches, at most so many at once,
-// until too many have failed.
-func (r *run) onTargets(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) error {
-	t := s.Targets
-	atOnce, err := sc.limit(ctx, t.MaxConcurrency, fifty)
-	if err != nil {
-		return err
-	}
-	tolerated, err := sc.limit(ctx, t.MaxErrors, none)
-	if err != nil {
-		return err
-	}
-	sizes := make([]fleet.Limit, len(t.Batches))
-	for i := range t.Batches {
-		if sizes[i], err = sc.limit(ctx, &t.Batches[i], one); err != nil {
-			return err
-		}
-	}
-	bake, err := sc.duration(ctx, t.Bake, 0)
-	if err != nil {
-		return err
-	}
-	total := len(rec.Nodes)
-	most := tolerated.Errors(total)
-	if rec.Results == nil {
-		rec.Results = make([]json.RawMessage, total)
-	}
-	inner := *sc
-	inner.group = &group{parent: sc.group}
-	if rec.Errors > most {
-		// An operator said retry: the nodes that failed are tried again.
-		r.reopen(rec)
-	}
-	batches := fleet.Batches(total, sizes)
-	for b, batch := range batches {
-		if b < rec.Passed {
-			continue
-		}
-		var errs []error
-		fanout(ctx, min(atOnce.AtOnce(total), mostInFlight), r.remaining(ctx, &inner, rec, batch[1]), func(ctx workflow.Context, i int) {
-			if err := r.onNode(ctx, sc, rec, path, s, i); err != nil {
-				errs = append(errs, err)
-				inner.group.halted = inner.group.halted || rec.Errors > most
-			}
-		})
-		if rec.Errors > most {
-			f := asFailure(worst(ctx, errs))
-			if total > 1 {
-				untried := ""
-				if n := total - rec.Errors - rec.Done; n > 0 {
-					untried = fmt.Sprintf(", %d not tried", n)
-				}
-				f.Message = fmt.Sprintf("%s (%d of %d nodes failed%s)", f.Message, rec.Errors, total, untried)
-			}
-			return f
-		}
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case len(rec.Open) > 0 || rec.Next < batch[1]:
-			return errHalted
-		case b == len(batches)-1:
-			continue
-		}
-		if bake > 0 {
-			if rec.Until == nil {
-				baked := workflow.Now(ctx).Add(bake)
-				rec.Until = &baked
-			}
-			if err := r.sleepUntil(ctx, sc, *rec.Until, fmt.Sprintf("%s: bake after batch %d of %d", path, b+1, len(batches))); err != nil {
-				return err
-			}
-		}
-		if t.Gate != nil {
-			if err := r.gate(ctx, sc, rec, s, b+1, len(batches)); err != nil {
-				return err
-			}
-		}
-		rec.Passed, rec.Until = b+1, nil
-	}
-	rec.Out, err = r.perNode(rec)
-	return err
-}
-
-// reopen makes the nodes that failed open again.
-func (r *run) reopen(rec *record) {
-	for i, node := range rec.Nodes[:rec.Next] {
-		if sub := rec.Sub["@"+node]; sub != nil && sub.State == StateFailed {
-			sub.State, sub.Failure = "", nil
-			if !slices.Contains(rec.Open, i) {
-				rec.Open = append(rec.Open, i)
-			}
-		}
-	}
-	rec.Errors = 0
-}
-
-// onNode runs the action on one node and counts how it went.
-func (r *run) onNode(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step, i int) error {
-	node := rec.Nodes[i]
-	sub := rec.sub("@" + node)
-	now := workflow.Now(ctx)
-	sub.Name, sub.Start, sub.State, sub.Target, sub.With = rec.Name, &now, StateRunning, node, rec.With
-	r.dirty = true
-	out, err := r.invoke(ctx, sc, sub, path, node, s)
-	var f *Failure
-	switch {
-	case err == nil:
-		rec.Done++
-		rec.Results[i] = out
-		r.end(ctx, sub, StateSucceeded)
-		rec.Logs = append(rec.Logs, sub.Logs...)
-		if len(rec.Logs) > 20 {
-			rec.Logs = rec.Logs[len(rec.Logs)-20:]
-		}
-		delete(rec.Sub, "@"+node)
-	case errors.As(err, &f):
-		rec.Errors++
-		f = sc.place(f, path, s)
-		_ = r.failed(ctx, sub, f) // counted here; the step decides what it means
-		if rec.Errors > mostShown {
-			sub.Failure = f.brief()
-		}
-		err = f
-	default:
-		r.close(ctx, sub, err)
-		return err // it stays open
-	}
-	rec.Open = slices.DeleteFunc(rec.Open, func(o int) bool { return o == i })
-	return err
-}
-
-// perNode is steps.<id> of a step on several targets.
-func (r *run) perNode(rec *record) (json.RawMessage, error) {
-	nodes := map[string]json.RawMessage{}
-	lists := map[string][]string{"succeeded": {}, "failed": {}, "unreached": {}}
-	for i, node := range rec.Nodes {
-		sub := rec.Sub["@"+node]
-		switch {
-		case !missing(rec.Results[i]):
-			nodes[node] = rec.Results[i]
-			lists["succeeded"] = append(lists["succeeded"], node)
-		case sub != nil && sub.Failure != nil && sub.Failure.Kind == string(action.Unreached):
-			lists["unreached"] = append(lists["unreached"], node)
-		case sub != nil && sub.State == StateFailed:
-			lists["failed"] = append(lists["failed"], node)
-		}
-	}
-	return json.Marshal(map[string]any{
-		"nodes": nodes, "succeeded": lists["succeeded"], "failed": lists["failed"], "unreached": lists["unreached"],
-	})
-}
-
-func (r *run) gate(ctx workflow.Context, sc *scope, rec *record, s *program.Step, batch, of int) error {
-	raw, err := r.perNode(rec)
-	if err != nil {
-		return err
-	}
-	result, err := expr.FromJSON(raw, program.TargetsType(s.Call.Output))
-	if err != nil {
-		return err
-	}
-	open, err := sc.with("result", result).truth(ctx, s.Targets.Gate)
-	if err != nil || open {
-		return err
-	}
-	return sc.fail(action.Failed, s.Targets.Gate.Pos, "the gate is closed after batch %d of %d: %s", batch, of, abridged(s.Targets.Gate.Text, 200))
 }
 
 // retries is a Retry with its defaults.
@@ -508,9 +310,10 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 	rec.Gen++
 	id := activityID(path, node, rec.Gen)
 	token := r.token(id)
+	remote := r.state.Remote[node]
 	var u *undo
 	if s.Call.Compensates && !sc.silent {
-		u = &undo{Path: path, Name: rec.Name, Target: node, Action: s.Call.Action, Input: input, Token: token, Runbook: sc.prog.Runbook, Pos: s.Pos}
+		u = &undo{Path: path, Name: rec.Name, Target: node, Remote: remote, Action: s.Call.Action, Input: input, Token: token, Runbook: sc.prog.Runbook, Pos: s.Pos}
 		r.state.Undo = append(r.state.Undo, u)
 	}
 	options := workflow.ActivityOptions{
@@ -521,10 +324,8 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 		RetryPolicy:         again.policy(),
 		Summary:             summary(rec, s.ID, node),
 	}
-	if node != "" {
-		options.TaskQueue, options.ScheduleToStartTimeout = NodeQueue(node), nodeAnswersIn
-	}
-	work := r.activity(ctx, options, s.Call.Action, id, token, input)
+	args := at(&options, node, remote, nodeAnswersIn, input)
+	work := r.activity(ctx, options, s.Call.Action, id, token, args...)
 	if work.err != nil {
 		r.forget(u)
 		return nil, work.err

@@ -40,6 +40,10 @@ func (f *Failure) Error() string {
 func (f *Failure) brief() *Failure {
 	b := *f
 	b.Message, b.Detail, b.Cause = firstLine(f.Message), nil, nil
+	if d := detailOf(f.Detail); d.Ref != "" {
+		d.Tail = lastLine(lastOf(d.Tail))
+		b.Detail, _ = json.Marshal(d) // it has no part that could not be written
+	}
 	return &b
 }
 

@@ -39,7 +39,16 @@ func (r *run) rollback(ctx workflow.Context, below string) error {
 			return err
 		}
 		halted := false
-		fanout(ctx, min(len(nodes), 50), sequence(len(nodes)), func(ctx workflow.Context, i int) {
+		all := sequence(len(nodes))
+		next := func() (int, bool) {
+			// Where there are thousands, the history is cut between them.
+			if r.drain(ctx) && r.newer(ctx, changeCut) {
+				halted = true
+				return 0, false
+			}
+			return all()
+		}
+		fanout(ctx, min(len(nodes), 50), next, func(ctx workflow.Context, i int) {
 			for _, u := range nodes[i] {
 				if u.State == StateRolledBack || u.State == StateNotRolledBack {
 					continue
@@ -171,16 +180,14 @@ func (r *run) compensate(ctx workflow.Context, u *undo) error {
 		RetryPolicy:         policy,
 		Summary:             "take back " + summary(&record{Name: u.Name}, u.Path, u.Target),
 	}
-	if u.Target != "" {
-		// A node that is away for a moment is waited for longer than by a step.
-		options.TaskQueue, options.ScheduleToStartTimeout = NodeQueue(u.Target), 3*nodeAnswersIn
-	}
 	output := u.Output
 	if output == nil || len(u.Input)+len(output) > mostPayload {
 		// Too large for one message: the token has to do.
 		output = json.RawMessage("null")
 	}
-	work := r.activity(ctx, options, CompensatePrefix+u.Action, id, u.Token, u.Input, output)
+	// A node that is away for a moment is waited for longer than by a step.
+	args := at(&options, u.Target, u.Remote, 3*nodeAnswersIn, u.Input, output)
+	work := r.activity(ctx, options, CompensatePrefix+u.Action, id, u.Token, args...)
 	if err := work.get(ctx, nil); err != nil {
 		f := &Failure{Target: u.Target, Action: u.Action}
 		f.fromActivity(err)

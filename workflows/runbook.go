@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/almanac-run/almanac/action"
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/lang/expr"
 	"github.com/almanac-run/almanac/lang/program"
 )
@@ -22,6 +23,8 @@ import (
 // input is a Start.
 func Register(r worker.Registry) {
 	r.RegisterDynamicWorkflow(Runbook, workflow.DynamicRegisterOptions{})
+	r.RegisterWorkflowWithOptions(Node, workflow.RegisterOptions{Name: registry.WorkflowType})
+	r.RegisterWorkflowWithOptions(Ask, workflow.RegisterOptions{Name: AskType})
 }
 
 // Runbook is the workflow of every runbook. Its one argument is a Start.
@@ -75,6 +78,9 @@ type run struct {
 	ticking     bool               // somebody waits for the next workflow task
 	sizes       map[string]int     // of children's programs, in bytes
 	observer    Observer           // nil but in rehearsals
+
+	// What the history held when the server first suggested to continue as new.
+	suggestedEvents, suggestedBytes int
 }
 
 func newRun(ctx workflow.Context, start *Start) (*run, error) {
@@ -172,11 +178,13 @@ func (r *run) main(ctx workflow.Context) (*Result, error) {
 	return r.finish(ctx)
 }
 
-// policy is what to do about a failure: what an operator chose when asked, else
-// what the runbook says. A cancelled or timed-out execution asks nobody.
+// policy is what to do about the failure that ended the steps: what an operator
+// chose when asked, what its step says, else what the runbook says. A cancelled or timed-out execution asks nobody.
 func (r *run) policy() string {
-	switch {
-	case r.state.Steps.Choice == AnswerStop:
+	switch end := r.state.End; {
+	case end != nil && end.Failure != nil && end.Failure.Then != "":
+		return end.Failure.Then
+	case r.state.Steps.Choice == AnswerStop: // of a run whose worker was older
 		return program.OnFailureStop
 	case r.prog.OnFailure == program.OnFailureAsk:
 		return program.OnFailureRollback
@@ -428,14 +436,24 @@ func (r *run) targets(ctx workflow.Context, nodes []string) {
 	}
 }
 
-// Histories are cut by continue-as-new at a quiet moment soon after the server
-// suggests it (4,096 events or 4 MiB), and at any rate before it warns for good
-// (51,200 events, 50 MB).
+// Histories are cut by continue-as-new soon after the server suggests it (4,096
+// events or 4 MiB): at a quiet moment, and if none comes, as while thousands of
+// targets are worked on, after so many more. That leaves room for what is in
+// flight below the 8,000 events that a run shall have at most, and far below
+// the 51,200 events and 50 MB at which the server gives up.
 const (
+	moreEvents = 1_000
+	moreBytes  = 1 << 20
+	lastEvents = 40_000 // of an execution whose state does not fit into a new run
+
+	// Of runs whose worker was older.
 	mostEvents = 16_000
-	lastEvents = 40_000
 	mostBytes  = 16 << 20
 )
+
+// changeCut is the version from which histories are cut after moreEvents, and
+// in the middle of a rollback on many targets.
+const changeCut = "cut sooner"
 
 // boundary is passed before each step, iteration and target: the places where
 // an execution can be cancelled, halted or cut.
@@ -456,10 +474,26 @@ func (r *run) boundary(ctx workflow.Context, sc *scope) error {
 // in flight.
 func (r *run) drain(ctx workflow.Context) bool {
 	info := workflow.GetInfo(ctx)
-	if !r.draining && !r.tooLarge && info.GetContinueAsNewSuggested() {
-		r.draining = r.inflight == 0 || info.GetCurrentHistoryLength() > mostEvents || info.GetCurrentHistorySize() > mostBytes
+	if r.draining || r.tooLarge || !info.GetContinueAsNewSuggested() {
+		return r.draining
+	}
+	events, bytes := info.GetCurrentHistoryLength(), info.GetCurrentHistorySize()
+	if r.suggestedEvents == 0 {
+		r.suggestedEvents, r.suggestedBytes = events, bytes
+	}
+	switch {
+	case r.inflight == 0 || events > mostEvents || bytes > mostBytes:
+		r.draining = true
+	case events > r.suggestedEvents+moreEvents || bytes > r.suggestedBytes+moreBytes:
+		r.draining = r.newer(ctx, changeCut)
 	}
 	return r.draining
+}
+
+// newer tells whether this run of the execution began, or had not come so far,
+// when workers knew a change of what they do.
+func (r *run) newer(ctx workflow.Context, change string) bool {
+	return workflow.GetVersion(ctx, change, workflow.DefaultVersion, 1) >= 1
 }
 
 // whole does one part of the execution to its end, or returns the error that

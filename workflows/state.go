@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/lang/program"
 )
 
@@ -27,6 +28,9 @@ type State struct {
 	Taken      []*undo                    `json:"taken,omitempty"`       // what rollback has done, for people
 	LeftBehind []*Failure                 `json:"left_behind,omitempty"` // what child runbooks could not take back
 	End        *Result                    `json:"end,omitempty"`         // set when the steps have ended
+
+	// Remote says of targets that have no agent of ours how the control worker reaches them.
+	Remote map[string]*action.Target `json:"remote,omitempty"`
 }
 
 // phase is the part of an execution that runs.
@@ -83,6 +87,13 @@ type record struct {
 	Results []json.RawMessage `json:"results,omitempty"`
 	Passed  int               `json:"passed,omitempty"` // batches that ended, with their bake and gate
 
+	// Of steps on several targets: how each of Nodes stands; why it was halted;
+	// errors that an operator has accepted; whether what failed is to be tried again.
+	Marks    standings `json:"marks,omitempty"`
+	Halted   string    `json:"halted,omitempty"`
+	Forgiven int       `json:"forgiven,omitempty"`
+	Again    bool      `json:"again,omitempty"`
+
 	Limit *time.Time `json:"limit,omitempty"` // when the step's own timeout passes
 
 	// Of waits.
@@ -119,6 +130,7 @@ type undo struct {
 	Path    string          `json:"path"`
 	Name    string          `json:"name,omitempty"`
 	Target  string          `json:"target,omitempty"`
+	Remote  *action.Target  `json:"remote,omitempty"` // how Target is reached, if not by its own agent
 	Action  string          `json:"action,omitempty"` // empty: Custom
 	Input   json.RawMessage `json:"input,omitempty"`
 	Output  json.RawMessage `json:"output,omitempty"` // nil: the answer was lost, or the step failed

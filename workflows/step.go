@@ -74,23 +74,39 @@ func (r *run) step(ctx workflow.Context, sc *scope, parent *record, prefix strin
 		if s.OnError != nil {
 			return r.onError(ctx, sc, rec, path, s, f)
 		}
-		if r.prog.OnFailure == program.OnFailureAsk && !sc.silent && !sc.caught && leaf(s) {
+		policy := onHalt(sc, rec, s)
+		if policy == "" && r.prog.OnFailure == program.OnFailureAsk && !sc.silent && !sc.caught && leaf(s) {
+			policy = program.OnFailureAsk
+		}
+		if policy == program.OnFailureAsk {
 			choice, err := r.ask(ctx, sc, rec, path, s, f)
 			switch {
 			case err != nil:
 				r.close(ctx, rec, err)
 				return err
 			case choice == AnswerRetry:
+				rec.Again = rec.Halted == haltGate && r.newer(ctx, changeGate)
 				now := workflow.Now(ctx)
-				rec.State, rec.Failure, rec.Start, rec.Limit, rec.Until = StateRunning, nil, &now, nil, nil
+				rec.State, rec.Failure, rec.Start, rec.Limit, rec.Until, rec.Halted = StateRunning, nil, &now, nil, nil, ""
+				continue
+			case choice == AnswerContinue:
+				rec.goOn()
+				rec.State, rec.Failure, rec.Limit = StateRunning, nil, nil
 				continue
 			case choice == AnswerSkip:
+				if rec.Halted != "" {
+					if err := r.leave(ctx, sc, rec, path, s); err != nil {
+						return r.failed(ctx, rec, sc.place(asFailure(err), path, s))
+					}
+				}
 				rec.Message = "skipped by an operator after: " + f.Message
 				r.end(ctx, rec, StateHandled)
 				return nil
-			case choice == AnswerStop:
-				r.state.Steps.Choice = AnswerStop
 			}
+			policy = choice
+		}
+		if policy != "" { // else it keeps what an inner step says
+			f.Then = policy
 		}
 		return r.failed(ctx, rec, f)
 	}
@@ -158,7 +174,8 @@ func (sc *scope) place(f *Failure, path string, s *program.Step) *Failure {
 // recall puts the outputs of a step that has run in an earlier run of the
 // execution back into scope.
 func (r *run) recall(sc *scope, rec *record, s *program.Step) error {
-	if rec.State == StateSucceeded && rec.Out != nil {
+	left := rec.State == StateHandled && rec.Halted != "" // an operator left it with what it had
+	if (rec.State == StateSucceeded || left) && rec.Out != nil {
 		v, err := expr.FromJSON(rec.Out, s.Type)
 		if err != nil {
 			return sc.fail(action.Internal, s.Pos, "recorded outputs of step %s: %v", s.ID, err)
@@ -820,7 +837,7 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 	if p == nil {
 		return sc.fail(action.Internal, s.Pos, "the program of runbook %s is missing", s.Child.Runbook)
 	}
-	start := Start{Program: r.withChildren(p), Inputs: inputs, Caller: r.start.Caller}
+	start := Start{Program: r.withChildren(p), Inputs: inputs, Caller: r.start.Caller, Only: r.start.Only}
 	size, err := r.size(start.Program)
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ func TestTraces(t *testing.T) {
 		play := trace.Play{
 			Program: compileTest(t, parts["runbook.yaml"], parts),
 			Inputs:  parts["inputs"],
+			Only:    strings.Fields(parts["only"]),
 			Script:  parts["script"],
 			Answer:  fakeAnswer,
 			Silent:  []string{workflows.ActionDescribe}, // all nodes are asked at once

@@ -13,8 +13,10 @@ import (
 	"github.com/almanac-run/almanac/lang/program"
 )
 
-// mostRows bounds the steps of a View.
-const mostRows = 2000
+const (
+	mostRows       = 2000 // steps of a View
+	mostTargetRows = 50   // of one step, targets that failed, and as many that run; its Recap counts them all
+)
 
 // view shows the execution as it stands.
 func (r *run) view() View {
@@ -26,8 +28,18 @@ func (r *run) view() View {
 			if rec == nil || s.Targets == nil {
 				return len(v.Steps) < mostRows
 			}
+			failed, others := 0, 0
 			for _, node := range rec.Nodes {
-				if sub := rec.Sub["@"+node]; sub != nil && len(v.Steps) < mostRows {
+				sub := rec.Sub["@"+node]
+				if sub == nil {
+					continue
+				}
+				if sub.State == StateFailed {
+					failed++
+				} else {
+					others++
+				}
+				if sub.State == StateFailed && failed <= mostTargetRows || sub.State != StateFailed && others <= mostTargetRows {
 					row := recordView(sub, path+"@"+node, depth+1, phase)
 					row.Form, row.Target, row.Pos = s.Call.Action, node, s.Pos
 					v.Steps = append(v.Steps, row)
@@ -98,7 +110,8 @@ func recordView(rec *record, path string, depth int, phase string) StepView {
 		state = StatePending
 	}
 	return StepView{Path: path, Depth: depth, Phase: phase, Name: rec.Name, State: state, StartedAt: rec.Start, EndedAt: rec.End,
-		Target: rec.Target, Done: rec.Done, Errors: rec.Errors, Total: rec.Total, Message: rec.Message, Outputs: rec.Logs, Child: rec.Child}
+		Target: rec.Target, Done: rec.Done, Errors: rec.Errors, Total: rec.Total, Message: rec.Message, Outputs: rec.Logs, Child: rec.Child,
+		Recap: rec.recap()}
 }
 
 func sortByIndex(keys []string) {

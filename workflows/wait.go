@@ -28,6 +28,7 @@ var choices = map[string][]string{
 	"approval": {AnswerApprove, AnswerReject},
 	"pause":    {AnswerResume},
 	"ask":      {AnswerRetry, AnswerSkip, AnswerRollback, AnswerStop},
+	"halt":     {AnswerContinue, AnswerRetry, AnswerSkip, AnswerRollback, AnswerStop},
 }
 
 var allAnswers = []struct{ name, description string }{
@@ -36,6 +37,7 @@ var allAnswers = []struct{ name, description string }{
 	{AnswerResume, "Go on after a pause"},
 	{AnswerRetry, "Run the failed step again"},
 	{AnswerSkip, "Go on without the failed step"},
+	{AnswerContinue, "Go on with the remaining targets of the halted step"},
 	{AnswerRollback, "Take back what was done"},
 	{AnswerStop, "End, and leave everything as it is"},
 }
@@ -45,6 +47,11 @@ var allAnswers = []struct{ name, description string }{
 func (r *run) answers(ctx workflow.Context) error {
 	err := workflow.SetQueryHandlerWithOptions(ctx, QueryState, func() (View, error) { return r.view(), nil },
 		workflow.QueryHandlerOptions{Description: "What the execution has done and waits for"})
+	if err != nil {
+		return err
+	}
+	err = workflow.SetQueryHandlerWithOptions(ctx, QueryTargets, func(from int) (TargetsPage, error) { return r.page(from), nil },
+		workflow.QueryHandlerOptions{Description: "How each target stands, after so many"})
 	if err != nil {
 		return err
 	}
@@ -333,6 +340,9 @@ func (r *run) ask(ctx workflow.Context, sc *scope, rec *record, path string, s *
 		rec.Failure, rec.Choice, rec.Answers = f, "", nil
 	}
 	w := &wait{Wait: Wait{Step: path, Kind: "ask", Message: f.Message, Failure: f, Pos: s.Pos}}
+	if rec.Halted != "" {
+		w.Kind = "halt"
+	}
 	if s.Call != nil {
 		for _, e := range s.Call.With {
 			w.inputs = append(w.inputs, e.Key)

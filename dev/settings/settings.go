@@ -22,11 +22,12 @@ const Namespace = "default"
 
 // SearchAttributes are the attributes an execution can be found by. SQLite has room for ten keywords in a namespace.
 var SearchAttributes = map[string]enumspb.IndexedValueType{
-	"AlmanacCaller":  enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-	"AlmanacRunbook": enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-	"AlmanacStatus":  enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-	"AlmanacStep":    enumspb.INDEXED_VALUE_TYPE_KEYWORD,
-	"AlmanacTargets": enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+	"AlmanacCaller":     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+	"AlmanacCompliance": enumspb.INDEXED_VALUE_TYPE_KEYWORD, // of nodes
+	"AlmanacRunbook":    enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+	"AlmanacStatus":     enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+	"AlmanacStep":       enumspb.INDEXED_VALUE_TYPE_KEYWORD,
+	"AlmanacTargets":    enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST,
 }
 
 // Dynamic is the server's dynamic configuration. Durations are text, so that every value can be written as JSON.

@@ -25,6 +25,7 @@ import (
 	"github.com/almanac-run/almanac/activities/notify"
 	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/awssecret"
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/secret"
 	"github.com/almanac-run/almanac/workflows"
 )
@@ -87,8 +88,8 @@ func Run(ctx context.Context, o Options) error {
 		MaxHeartbeatThrottleInterval: 3 * time.Second,
 	})
 	workflows.Register(w)
-	lister := nodeLister{service: o.Client.WorkflowService(), namespace: o.Namespace}
-	activities.Register(w, append(controlActions(o.AWS), lister.action()), activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)})
+	lister := registry.Lister{Service: o.Client.WorkflowService(), Namespace: o.Namespace}
+	activities.Register(w, append(controlActions(o.AWS), nodesAction(lister)), activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)})
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("control worker: %w", err)
 	}

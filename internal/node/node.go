@@ -19,12 +19,14 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/almanac-run/almanac/activities"
 	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/command"
 	"github.com/almanac-run/almanac/internal/journal"
+	"github.com/almanac-run/almanac/internal/registry"
 )
 
 // Options say which node it is. ID, StateDir and Client are required.
@@ -36,7 +38,20 @@ type Options struct {
 	OutputDir string // complete output of commands; empty: "output" in StateDir
 	Tags      map[string]string
 	Logger    *slog.Logger // nil: slog.Default
+
+	Namespace  string        // that of Client; empty: default
+	TaskQueue  string        // of the control worker; empty: registry.TaskQueue
+	ClockLimit time.Duration // by how much its clock may be off; 0: a minute
+
+	// Region and Account say where in AWS the node is; empty: nowhere.
+	Region, Account string
+
+	// Now is the node's clock; nil: the machine's.
+	Now func() time.Time
 }
+
+// ClockLimit is by how much a node's clock may be off unless it is said otherwise.
+const ClockLimit = time.Minute
 
 // ExecMain must be the first call of main in a program that calls Run: commands
 // are run by copies of that program, and ExecMain does their work and exits.
@@ -60,7 +75,27 @@ func Run(ctx context.Context, o Options) error {
 		ID: o.ID, Tags: maps.Clone(o.Tags), Version: Version(),
 		Root: o.Root, StateDir: o.StateDir, OutputDir: o.OutputDir, Stopping: ctx.Done(),
 	}
+	// One state directory serves one agent.
+	lock, err := journal.At(o.StateDir).TryLock("agent.lock")
+	switch {
+	case errors.Is(err, journal.ErrHeld):
+		return fmt.Errorf("node %s: another agent runs with the state directory %s; stop it first, or give this one another --id and --state-dir", o.ID, o.StateDir)
+	case err != nil:
+		return fmt.Errorf("node %s: %w", o.ID, err)
+	}
+	defer lock.Unlock()
+	registrar, err := newRegistrar(o, n)
+	if err != nil {
+		return err
+	}
+	if err := registrar.register(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("node %s: %w", o.ID, err)
+	}
 	w := worker.New(o.Client, Queue(o.ID), worker.Options{
+		Interceptors:                       []interceptor.WorkerInterceptor{&clockGuard{limit: o.ClockLimit, now: o.Now, r: registrar}},
 		DisableWorkflowWorker:              true,
 		MaxConcurrentActivityExecutionSize: atOnce,
 		// A server serves a limited number of long polls: one for each node.
@@ -74,9 +109,15 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("node %s: %w", o.ID, err)
 	}
 	o.Logger.Info("node is ready", "node", o.ID, "state", o.StateDir, "root", o.Root)
-	expire(ctx, o, n)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go expire(ctx, o, n)
+	err = registrar.keep(ctx)
 	w.Stop()
 	o.Logger.Info("node has stopped; commands go on", "node", o.ID)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", o.ID, err)
+	}
 	return nil
 }
 
@@ -86,6 +127,18 @@ func (o *Options) complete() error {
 	}
 	if !idForm.MatchString(o.ID) {
 		return fmt.Errorf("node id %q: want letters, digits, '.', '_' and '-', at most 128", o.ID)
+	}
+	if o.Namespace == "" {
+		o.Namespace = client.DefaultNamespace
+	}
+	if o.TaskQueue == "" {
+		o.TaskQueue = registry.TaskQueue
+	}
+	if o.ClockLimit == 0 {
+		o.ClockLimit = ClockLimit
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Client == nil || o.StateDir == "" {
 		return errors.New("node: Client and StateDir are required")

@@ -81,7 +81,8 @@ func Golden(t *testing.T, pattern string, run func(t *testing.T, file string, pa
 // Play is one execution to play.
 type Play struct {
 	Program *program.Program
-	Inputs  string // JSON object; may be empty
+	Inputs  string   // JSON object; may be empty
+	Only    []string // nodes, as in workflows.Start
 	Script  string
 
 	// Answer is what an action answers if the script does not say.
@@ -153,7 +154,7 @@ func (p Play) Run(t testing.TB) string {
 		s.rules[head] = append(s.rules[head], r)
 	}
 	ended, err := play.Play{
-		Program: p.Program, Inputs: inputs, Caller: "ana", Handler: s.answer, Moments: moments, Cut: p.Cut,
+		Program: p.Program, Inputs: inputs, Caller: "ana", Only: p.Only, Handler: s.answer, Moments: moments, Cut: p.Cut,
 	}.Run()
 	if err != nil {
 		t.Fatalf("%v; so far:\n%s", err, strings.Join(s.trace, "\n"))
@@ -311,6 +312,9 @@ func (s *stage) view(v workflows.View) {
 		line := strings.Repeat("  ", row.Depth) + phases[row.Phase] + row.Path + " " + row.State
 		if row.Total > 0 {
 			line += fmt.Sprintf(" %d/%d", row.Done, row.Total)
+		}
+		if c := row.Recap; c != nil && c.Unreached+c.Skipped+c.Cancelled > 0 {
+			line += fmt.Sprintf(" (%d failed, %d unreached, %d skipped, %d cancelled)", c.Failed, c.Unreached, c.Skipped, c.Cancelled)
 		}
 		if row.Message != "" {
 			line += ": " + row.Message

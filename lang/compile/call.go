@@ -209,7 +209,7 @@ func (c *compiler) targets(n *syntax.Node, out program.Type, sc *scope) *program
 	if nodes != nil {
 		c.nodes(nodes, t, sc)
 	}
-	t.Where = c.bare(where, "where", sc.with(expr.Name{Name: "node", Type: nodeType()}), boolType)
+	t.Where = c.bare(where, "where", sc.with(expr.Name{Name: "node", Type: NodeType()}), boolType)
 	if empty := m.get("allow_empty"); empty != nil {
 		if lit, _ := c.literal(empty, boolType); lit != nil {
 			t.AllowEmpty = string(lit) == "true"
@@ -220,6 +220,11 @@ func (c *compiler) targets(n *syntax.Node, out program.Type, sc *scope) *program
 	t.Batches = c.rates(m.get("batches"), sc)
 	t.Bake = c.duration(m.get("bake"), sc, zeroOrMore)
 	t.Gate = c.bare(m.get("gate"), "gate", sc.with(expr.Name{Name: "result", Type: program.TargetsType(out)}), boolType)
+	if halt := m.get("on_halt"); halt != nil && t.Single {
+		c.errorf(halt, "misplaced-key", "`on_halt:` is for several nodes; of one node `on_failure:` says what happens")
+	} else if halt != nil {
+		t.OnHalt = c.oneOf(halt, "on_halt", program.OnFailureRollback, program.OnFailureStop, program.OnFailureAsk)
+	}
 	return t
 }
 

@@ -347,10 +347,11 @@ func executionType() program.Type {
 		"started_at", ts, "now", ts)
 }
 
-// nodeType is the type of `node` in `where:`.
-func nodeType() program.Type {
+// NodeType is the type of `node` in `where:`.
+func NodeType() program.Type {
 	return object("id", stringType, "name", stringType, "os", stringType, "version", stringType, "arch", stringType,
-		"tags", program.MapOf(stringType))
+		"tags", program.MapOf(stringType), "platform", stringType, "reach", stringType, "compliance", stringType,
+		"region", stringType, "account", stringType, "boot_id", stringType, "agent_version", stringType)
 }
 
 // errorType is the type of `error` in `on_error:`.

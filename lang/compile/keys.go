@@ -89,6 +89,7 @@ var targetsKeys = []key{
 	{"batches", false, shapeRates, "Sizes of the batches, numbers or percentages; the last one repeats."},
 	{"bake", false, shapeDuration, "Pause after each batch but the last."},
 	{"gate", false, shapeExpr, "CEL over result, evaluated after each batch; unless true, no more are started."},
+	{"on_halt", false, shapeOneOf("rollback", "stop", "ask"), "What happens when too many have failed or the gate is closed: take back what was done (rollback), leave it (stop), or ask an operator (ask). As on_failure says if not given."},
 }
 
 var repeatKeys = []key{

@@ -94,6 +94,9 @@ func (c *compiler) step(n *syntax.Node, sc *scope) (program.Step, bool) {
 	inside := here.steps // of a block that failed, none is certain
 	setScope(inside, nil)
 	step.OnError = c.onError(m.get("on_error"), here)
+	if step.OnError != nil && step.Targets != nil && step.Targets.OnHalt != "" {
+		c.errorf(m.get("on_error"), "misplaced-key", "`on_error:` handles what `on_halt:` is for: have one of them")
+	}
 	setScope(inside, here)
 
 	if cond != "" || m.get("if") != nil {

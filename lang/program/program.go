@@ -270,19 +270,26 @@ type Targets struct {
 	Bake           *Value  `json:"bake,omitempty"`            // duration after each batch but the last
 	Gate           *Expr   `json:"gate,omitempty"`            // bool over result (the step's outputs so far) after each batch
 
+	// OnHalt says what happens when more than MaxErrors have failed or Gate is
+	// false: OnFailureRollback, OnFailureStop or OnFailureAsk; empty: as the
+	// runbook says of any failure.
+	OnHalt string `json:"on_halt,omitempty"`
+
 	// Single is true if Nodes is a literal list of one: steps.<id> then has the
 	// action's own outputs, else the per-node shape of TargetsType.
 	Single bool `json:"single,omitempty"`
 }
 
 // TargetsType is the type of steps.<id> for a step on several targets whose
-// action returns out: nodes maps each node that succeeded to its outputs.
+// action returns out: nodes maps each node that succeeded to its outputs, and
+// each node on which the step has ended is in one of the lists.
 func TargetsType(out Type) Type {
 	return Type{Kind: Object, Fields: []Field{
 		{Name: "nodes", Type: MapOf(out)},
 		{Name: "succeeded", Type: ListOf(Type{Kind: String})},
 		{Name: "failed", Type: ListOf(Type{Kind: String})},
 		{Name: "unreached", Type: ListOf(Type{Kind: String})},
+		{Name: "skipped", Type: ListOf(Type{Kind: String})},
 	}}
 }
 

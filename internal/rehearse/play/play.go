@@ -36,6 +36,7 @@ type Play struct {
 	Program *program.Program
 	Inputs  map[string]json.RawMessage
 	Caller  string
+	Only    []string  // nodes, as in workflows.Start
 	ID      string    // of the execution; empty: one of the SDK's
 	Began   time.Time // when it starts; zero: a fixed day
 
@@ -123,7 +124,7 @@ func (p Play) Run() (ended *Ended, err error) {
 		s.moments = append(s.moments, &p.Moments[i])
 	}
 	s.ended.Began = p.Began
-	next := &workflows.Start{Program: p.Program, Inputs: p.Inputs, Caller: p.Caller}
+	next := &workflows.Start{Program: p.Program, Inputs: p.Inputs, Caller: p.Caller, Only: p.Only}
 	now := p.Began
 	for runs := 1; next != nil; runs++ {
 		if runs > 1000 {

@@ -1,0 +1,54 @@
+package workflows
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+)
+
+// AskType is the workflow type of Ask.
+const AskType = "almanac.ask"
+
+// Question is something to look up where it is known: on the control worker,
+// or on a node.
+type Question struct {
+	Activity string          `json:"activity"`
+	Node     string          `json:"node,omitempty"` // empty: the control worker
+	Input    json.RawMessage `json:"input,omitempty"`
+}
+
+// ActionReadOutput is a node's activity that reads a part of one complete output.
+const ActionReadOutput = "host.output.read"
+
+// Questions are the activities that may be asked: they change nothing that a runbook is responsible for.
+var questions = []string{
+	ActionNodes, ActionReadOutput,
+	"almanac.inventory.show", "almanac.inventory.diff", "almanac.inventory.query", "almanac.inventory.check",
+	"almanac.compliance.list", "almanac.compliance.history",
+}
+
+// Ask is the workflow by which a program that only knows the Temporal server
+// gets an answer from where things are known: one activity, once. It is not
+// there for changes. Who asked deletes it when the answer has come.
+func Ask(ctx workflow.Context, q Question) (json.RawMessage, error) {
+	if !slices.Contains(questions, q.Activity) {
+		return nil, temporal.NewNonRetryableApplicationError(fmt.Sprintf("%q is nothing that can be asked", q.Activity), "invalid", nil)
+	}
+	o := workflow.ActivityOptions{
+		ScheduleToCloseTimeout: 2 * time.Minute,
+		StartToCloseTimeout:    time.Minute,
+		HeartbeatTimeout:       heartbeat,
+		RetryPolicy:            usualPolicy,
+	}
+	if q.Node != "" {
+		o.TaskQueue, o.ScheduleToStartTimeout = NodeQueue(q.Node), nodeAnswersIn
+	}
+	var out json.RawMessage
+	token := workflow.GetInfo(ctx).WorkflowExecution.ID
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), q.Activity, token, q.Input).Get(ctx, &out)
+	return out, err
+}
