@@ -28,16 +28,25 @@ var layers = []struct {
 }{
 	{"plain data and arithmetic, and what talks to the machine only", []string{
 		"lang/program", "fleet", "runbooks", "internal/output", "internal/secret", "internal/journal", "internal/dial",
-		"internal/docs",
+		"internal/docs", "internal/registry", "internal/report", "internal/instance",
 	}},
 	{"YAML with places becomes data; commands survive their agent", []string{"lang/syntax", "internal/command"}},
 	{"what an action is, what an expression means, and what AWS takes; they do not know each other", []string{"action", "lang/expr", "internal/awsapi"}},
 	{"one careful HTTP caller for all actions that call", []string{"internal/httpcall"}},
+	{"which updates a baseline wants: its rules are expressions", []string{"patch"}},
+	{"a baseline as a file, apart so that nodes link no YAML", []string{"patch/baseline"}},
+	{"what a machine's package manager says, in the words of baselines", []string{"internal/packages"}},
+	{"what is known of nodes, as data", []string{"internal/inventory"}},
+	{"facts are found on nodes, kept by the control worker, and judged by rules; none of these knows the others", []string{
+		"internal/inventory/collect", "internal/inventory/store", "internal/inventory/rules",
+	}},
 	{"a simulated cloud behind the one caller of AWS, and the secrets that AWS keeps", []string{"internal/simcloud", "internal/awssecret"}},
 	{"the work. The interpreter calls actions by name: so others add workers with actions of their own, and a workflow never compiles", []string{
 		"lang/compile", "workflows", "activities", "activities/aws", "activities/host", "activities/http", "activities/notify",
 	}},
+	{"the work of host on nodes that only Systems Manager reaches, done by that of aws; the list of all actions", []string{"internal/ssmnode", "internal/catalog"}},
 	{"an execution in memory, for rehearsals and tests", []string{"internal/rehearse/play"}},
+	{"the inventory's answers to questions", []string{"internal/inventory/serve"}},
 	{"bodies of programs: everything above main that is worth a test", []string{
 		"internal/control", "internal/node", "internal/rehearse", "internal/runview", "internal/sweep", "internal/trace",
 	}},
@@ -60,7 +69,14 @@ var only = []struct {
 	{"github.com/aws/aws-sdk-go-v2/service/", "one generic caller speaks to every service; each generated client would cost minutes to build", nil},
 	{"github.com/aws/", "one package talks to AWS, so that credentials, retry and rate limits have one home", []string{"internal/awsapi"}},
 	{"github.com/spf13/cobra", "flags belong to programs", []string{"starter", "worker", "agent"}},
-	{"net/http", "a workflow, a compiler and a node's agent call nobody", []string{"internal/httpcall", "internal/awsapi", "activities/http", "activities/notify", "starter"}},
+	{"database/sql", "one package speaks SQL, so that there is one schema", []string{"internal/inventory/store"}},
+	{"modernc.org/sqlite", "a driver of the inventory store", []string{"internal/inventory/store"}},
+	{"github.com/jackc/pgx/v5/", "a driver of the inventory store", []string{"internal/inventory/store"}},
+	{"github.com/pressly/goose/v3", "it makes the tables of the inventory store", []string{"internal/inventory/store"}},
+	{"net/http", "a workflow, a compiler and a node's actions call nobody", []string{
+		"internal/httpcall", "internal/awsapi", "activities/http", "activities/notify", "starter",
+		"internal/instance", // the metadata service of EC2, which is on the machine's own link and has no other protocol
+	}},
 	{"math/rand", "chance is not repeatable", nil},
 	{"math/rand/v2", "chance is not repeatable", nil},
 	{"unsafe", "nothing here is worth it", nil},
@@ -196,6 +212,10 @@ func TestRulesCatch(t *testing.T) {
 		{"action", module + "/internal/awsapi", "not below"},
 		{"workflows", "math/rand/v2", "not repeatable"},
 		{"workflows", "net/http", "call nobody"},
+		{"internal/control", "database/sql", "one package speaks SQL"},
+		{"internal/control", "github.com/jackc/pgx/v5/stdlib", "a driver"},
+		{"internal/inventory/rules", module + "/internal/inventory/store", "not below"},
+		{"activities/host", module + "/internal/inventory/serve", "not below"},
 		{"internal/util", "fmt", "says nothing"},
 		{"internal/new", "fmt", "no place in the layers"},
 		{"workflows", module + "/action", ""},
@@ -215,13 +235,17 @@ func TestRulesCatch(t *testing.T) {
 var heavy = []struct{ program, what, why string }{
 	{"agent", "github.com/aws/", "an agent holds no cloud's SDK"},
 	{"agent", "go.temporal.io/server/", "an agent is not a server"},
-	{"agent", "cel.dev/", "an agent gets values, not expressions"},
+	{"agent", "modernc.org/sqlite", "facts leave the node, and the control worker keeps them"},
+	{"agent", module + "/internal/inventory/store", "facts leave the node, and the control worker keeps them"},
+	{"agent", module + "/lang/syntax", "an agent gets values, not files; the rules of a baseline are the only expressions it evaluates"},
 	{"agent", module + "/lang/compile", "an agent never compiles"},
 	{"agent", module + "/workflows", "an agent runs no workflow"},
 	{"worker", "go.temporal.io/server/", "the server's weight stays in dev"},
 	{"worker", module + "/lang/compile", "a workflow never compiles"},
 	{"worker", module + "/lang/syntax", "a workflow never reads YAML"},
 	{"starter", "go.temporal.io/server/", "the server's weight stays in dev"},
+	{"starter", "modernc.org/sqlite", "the starter asks the control worker, which has the database"},
+	{"starter", module + "/internal/inventory/store", "the starter asks the control worker, which has the database"},
 }
 
 func TestPrograms(t *testing.T) {

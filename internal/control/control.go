@@ -1,8 +1,7 @@
 // Package control is the body of the control worker.
 //
-// It gives Run, which runs executions and the actions that need no node, and
-// Actions, everything a runbook can do. It promises that an action is in
-// Actions if and only if some part of Almanac serves it. It refuses to know the
+// It gives Run, which runs executions and the actions that need no node, those of nodes that only
+// Systems Manager reaches, the registry and the inventory. It refuses to know the
 // compiler and the command line.
 package control
 
@@ -11,22 +10,23 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities"
 	"github.com/almanac-run/almanac/activities/aws"
-	"github.com/almanac-run/almanac/activities/host"
-	"github.com/almanac-run/almanac/activities/http"
-	"github.com/almanac-run/almanac/activities/notify"
 	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/awssecret"
+	"github.com/almanac-run/almanac/internal/catalog"
+	"github.com/almanac-run/almanac/internal/inventory/serve"
+	"github.com/almanac-run/almanac/internal/inventory/store"
 	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/secret"
+	"github.com/almanac-run/almanac/internal/ssmnode"
 	"github.com/almanac-run/almanac/workflows"
 )
 
@@ -37,19 +37,20 @@ type Options struct {
 	Logger    *slog.Logger
 	Namespace string        // that of Client; empty: default
 	AWS       awsapi.Caller // nil: the actions of aws. are denied, and what AWS keeps of secrets
-}
 
-// Actions describes every action, in the order of the reference page.
-func Actions() []action.Info {
-	var infos []action.Info
-	for _, a := range append(host.Actions(host.Node{}), controlActions(nil)...) {
-		infos = append(infos, a.Info)
-	}
-	return infos
-}
+	// Inventory is where the inventory and the compliance of nodes are kept: a
+	// file of SQLite, or a connection string of PostgreSQL. Empty: nowhere.
+	Inventory string
 
-func controlActions(caller awsapi.Caller) []action.Action {
-	return slices.Concat(http.Actions(), notify.Actions(), aws.Actions(aws.Env{Caller: caller}))
+	// Keep is how long the inventory remembers what is no more; 0 is forever.
+	Keep time.Duration
+
+	// SSM are the places in AWS whose nodes are reached through Systems Manager.
+	SSM []action.Target
+
+	// Output is where such nodes put long output, and OutputDir the output store it is brought to.
+	Output    aws.Place
+	OutputDir string
 }
 
 // secrets resolves references of AWS by its caller, if there is one, and others here.
@@ -89,9 +90,30 @@ func Run(ctx context.Context, o Options) error {
 	})
 	workflows.Register(w)
 	lister := registry.Lister{Service: o.Client.WorkflowService(), Namespace: o.Namespace}
-	activities.Register(w, append(controlActions(o.AWS), nodesAction(lister)), activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)})
+	served := activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)}
+	find := finder(o)
+	env := aws.Env{Caller: o.AWS, Nodes: func(ctx context.Context) ([]registry.Listed, error) { return lister.All(ctx, time.Now()) }}
+	activities.Register(w, append(catalog.Control(env), nodesAction(lister, find)), served)
+	activities.RegisterRemote(w, ssmnode.Actions(ssmnode.Env{AWS: env, Output: o.Output, OutputDir: o.OutputDir}), served)
+	kept := keeper{client: o.Client}
+	if o.Inventory != "" {
+		st, err := store.Open(ctx, o.Inventory)
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		kept.store = st
+		activities.Register(w, serve.Activities(st, kept.tell), served)
+		go expire(ctx, st, o)
+	}
+	w.RegisterActivityWithOptions(kept.recordCompliance, activity.RegisterOptions{Name: workflows.ActionRecordCompliance})
+	sync := &syncer{client: o.Client, lister: lister, taskQueue: o.TaskQueue, places: o.SSM, list: listNodes(o.AWS), log: o.Logger}
+	w.RegisterActivityWithOptions(sync.sync, activity.RegisterOptions{Name: workflows.ActionSync})
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("control worker: %w", err)
+	}
+	if err := sync.start(ctx); err != nil {
+		return err
 	}
 	o.Logger.Info("control worker is ready", "task_queue", o.TaskQueue)
 	<-ctx.Done()

@@ -10,8 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/almanac-run/almanac/action"
-	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/catalog"
 	"github.com/almanac-run/almanac/lang/compile"
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/workflows"
 )
 
@@ -40,11 +41,11 @@ func golden(t *testing.T, name string, want []byte) {
 }
 
 func TestActionsPage(t *testing.T) {
-	golden(t, "docs/actions.md", action.Reference(control.Actions()))
+	golden(t, "docs/actions.md", action.Reference(catalog.Actions()))
 }
 
 func TestSchema(t *testing.T) {
-	schema, err := compile.Schema(control.Actions())
+	schema, err := compile.Schema(catalog.Actions())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func TestSchema(t *testing.T) {
 
 func TestActionsAreWhole(t *testing.T) {
 	seen := map[string]bool{}
-	for _, a := range control.Actions() {
+	for _, a := range catalog.Actions() {
 		if seen[a.Name] {
 			t.Errorf("%s is defined twice", a.Name)
 		}
@@ -72,7 +73,7 @@ func TestActionsAreWhole(t *testing.T) {
 
 // Every example is a step that compiles without a warning, as it stands.
 func TestExamplesCompile(t *testing.T) {
-	for _, a := range control.Actions() {
+	for _, a := range catalog.Actions() {
 		t.Run(a.Name, func(t *testing.T) {
 			var b strings.Builder
 			b.WriteString("runbook: test/example\n")
@@ -87,7 +88,7 @@ func TestExamplesCompile(t *testing.T) {
 				inputs[m[1]] = true
 			}
 			b.WriteString("steps:\n  - " + strings.ReplaceAll(strings.TrimSpace(a.Example), "\n", "\n    ") + "\n")
-			_, diagnostics := compile.Compile("example.yaml", []byte(b.String()), compile.Options{Actions: control.Actions()})
+			_, diagnostics := compile.Compile("example.yaml", []byte(b.String()), compile.Options{Actions: catalog.Actions()})
 			for _, d := range diagnostics {
 				t.Errorf("%s\n%s", d, b.String())
 			}
@@ -104,7 +105,7 @@ func TestSearchAttributesOfCompose(t *testing.T) {
 	}
 	want := map[string]string{
 		workflows.AttrRunbook: "Keyword", workflows.AttrStatus: "Keyword", workflows.AttrStep: "Keyword",
-		workflows.AttrCaller: "Keyword", workflows.AttrTargets: "KeywordList",
+		workflows.AttrCaller: "Keyword", workflows.AttrTargets: "KeywordList", registry.AttrCompliance: "Keyword",
 	}
 	got := map[string]string{}
 	for _, m := range regexp.MustCompile(`(?m)^(Almanac\w+) (\w+)$`).FindAllStringSubmatch(string(script), -1) {

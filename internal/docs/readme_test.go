@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/catalog"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/runbooks"
 )
@@ -19,7 +19,7 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := compile.Options{Actions: control.Actions(), Runbook: runbooks.Source, Runbooks: runbooks.Names()}
+	opts := compile.Options{Actions: catalog.Actions(), Runbook: runbooks.Source, Runbooks: runbooks.Names()}
 	blocks := specBlock.FindAllStringSubmatch(string(page), -1)
 	if len(blocks) == 0 {
 		t.Error("the README shows no runbook")

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/almanac-run/almanac/action"
-	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/catalog"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/runbooks"
 )
@@ -28,7 +28,7 @@ func TestSpecExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := compile.Options{Actions: control.Actions(), Runbook: runbooks.Source, Runbooks: runbooks.Names()}
+	opts := compile.Options{Actions: catalog.Actions(), Runbook: runbooks.Source, Runbooks: runbooks.Names()}
 	seen := 0
 	updated := specBlock.ReplaceAllStringFunc(string(page), func(block string) string {
 		seen++

@@ -134,8 +134,12 @@ func (n *Node) Admit(report Node) error {
 	case report.Reach != ReachAgent || n.Reach != ReachAgent:
 		return nil
 	case report.Installation != n.Installation:
-		return fmt.Errorf("another agent serves node %s: on %s, since %s. Give this one another --id; if that machine is gone or its state directory was lost: starter nodes forget %s",
-			n.ID, cmp.Or(n.Name, "a machine without a name"), n.Registered.UTC().Format(time.DateTime), n.ID)
+		since := ""
+		if !n.Registered.IsZero() {
+			since = ", since " + n.Registered.UTC().Format(time.DateTime)
+		}
+		return fmt.Errorf("another agent serves node %s: on %s%s. Give this one another --id; if that machine is gone or its state directory was lost: starter nodes forget %s",
+			n.ID, cmp.Or(n.Name, "a machine without a name"), since, n.ID)
 	case report.BootID != n.BootID && slices.Contains(n.PastBoots, report.BootID):
 		return fmt.Errorf("two machines serve node %s with copies of one state directory: this one and %s. On the copy, remove the state directory and give its agent another --id",
 			n.ID, cmp.Or(n.Name, "one without a name"))
@@ -197,7 +201,7 @@ func (n *Node) Status() string {
 // Facts is the node as conditions see it: `node` in `where:`.
 func (n *Node) Facts() map[string]any {
 	tags := make(map[string]any, len(n.Tags))
-	for k, v := range n.Tags {
+	for k, v := range n.Tags { //workflowcheck:ignore each by itself
 		tags[k] = v
 	}
 	return map[string]any{
