@@ -44,12 +44,17 @@ func (a *app) resumeCommand() *cobra.Command {
 
 func (a *app) retryCommand() *cobra.Command {
 	return a.answerCommand(answer{workflows.AnswerRetry, "Run a failed step again",
-		"Run a failed step again, in an execution that asks what to do (on_failure: ask). --input changes inputs of the step's action.", "retried", true})
+		"Run a failed step again, in an execution that asks what to do (on_failure: ask). Of a step on several targets, on those that failed. --input changes inputs of the step's action.", "retried", true})
 }
 
 func (a *app) skipCommand() *cobra.Command {
 	return a.answerCommand(answer{workflows.AnswerSkip, "Go on without a failed step",
-		"Go on without a failed step, in an execution that asks what to do (on_failure: ask). Steps that need its outputs are skipped or fail.", "skipped", false})
+		"Go on without a failed step, in an execution that asks what to do (on_failure: ask). Steps that need its outputs are skipped or fail. A step on several targets gives what it has.", "skipped", false})
+}
+
+func (a *app) continueCommand() *cobra.Command {
+	return a.answerCommand(answer{workflows.AnswerContinue, "Go on with the targets that a halted step has left",
+		"Go on with the targets that a step has not begun, which was halted because too many failed or its gate is closed (on_halt: ask). What has failed so far is accepted.", "continued", false})
 }
 
 func (a *app) rollbackCommand() *cobra.Command {

@@ -64,9 +64,12 @@ func reference() string {
 }
 
 func command(b *strings.Builder, c *cobra.Command) {
-	fmt.Fprintf(b, "\n### starter %s\n\n%s.\n\n%s\n\n```\n%s\n```\n", c.Use, c.Short, indented(c.Long), dedent(c.Example))
+	fmt.Fprintf(b, "\n### %s%s\n\n%s.\n\n%s\n\n```\n%s\n```\n", c.CommandPath(), strings.TrimPrefix(c.Use, c.Name()), c.Short, indented(c.Long), dedent(c.Example))
 	if f := flags(c.LocalNonPersistentFlags()); f != "" {
 		fmt.Fprintf(b, "\n%s", f)
+	}
+	for _, sub := range c.Commands() {
+		command(b, sub)
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	exitDetached       = 9
 	exitLeftBehind     = 10
 	exitTestFailed     = 11
+	exitNotCompliant   = 12
 )
 
 // exitCodes is what the help text and docs/cli.md say of them.
@@ -40,6 +41,7 @@ var exitCodes = []struct {
 	{exitDetached, "Ctrl-C: the execution goes on without being followed"},
 	{exitLeftBehind, "rehearse: in some run something was left behind"},
 	{exitTestFailed, "test: a test failed"},
+	{exitNotCompliant, "compliance: nodes lack what `--fail-on` names"},
 }
 
 func exitText() string {

@@ -212,6 +212,12 @@ func (w *shower) end(v workflows.View) error {
 		if a.json() {
 			e := runview.Event{Time: time.Now(), Type: runview.EventResult, Execution: w.x.ID, URL: w.x.URL, Runbook: v.Runbook,
 				State: string(v.Result.Outcome), Message: v.Result.Message, Result: v.Result, Exit: &code}
+			for _, s := range runview.Recaps(v) {
+				if e.Recaps == nil {
+					e.Recaps = map[string]workflows.Recap{}
+				}
+				e.Recaps[s.Path] = *s.Recap
+			}
 			if v.EndedAt != nil {
 				e.Time = *v.EndedAt
 			}

@@ -41,8 +41,15 @@ const patience = time.Minute
 type logFilter struct {
 	step, target string
 	follow       bool
+	failed       bool
 	tail         int
+
+	// only holds, if it is not nil, the step and target of what is printed.
+	only map[[2]string]bool
 }
+
+// failedTail is how many lines of each target logs --failed prints.
+const failedTail = 50
 
 func (a *app) logsCommand() *cobra.Command {
 	var f logFilter
@@ -51,22 +58,29 @@ func (a *app) logsCommand() *cobra.Command {
 		Short: "Print the complete output of an execution's commands",
 		Long: `Print what the commands of an execution wrote, from the output store: the
 directory .almanac/output, or that of ALMANAC_OUTPUT_DIR. With output of several
-steps or targets each line begins with its step and target.
+steps or targets each line begins with its step and target. What is not there is
+read on the nodes that wrote it, of more than twenty with --target only. With --failed it is
+the last 50 lines of each target on which a step has failed, and of no other.
 
 With -o json each line is one JSON object with step, target and line.`,
 		Example: a.examples(
 			"starter logs demo-tour-20261123-101500-x2ab",
 			"starter logs demo-tour-20261123-101500-x2ab --step patch --target node-2 --tail 50",
-			"starter logs demo-tour-20261123-101500-x2ab -f",
+			"starter logs demo-tour-20261123-101500-x2ab --target node-2 -f",
+			"starter logs demo-tour-20261123-101500-x2ab --failed",
 		),
 		Args:              one("EXECUTION"),
 		ValidArgsFunction: a.executionArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.failed && !cmd.Flags().Changed("tail") {
+				f.tail = failedTail
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, s *server) error { return a.logs(ctx, s, args[0], f) })
 		},
 	}
 	cmd.Flags().StringVar(&f.step, "step", "", "only this step (its id or path), and those below it")
 	cmd.Flags().StringVar(&f.target, "target", "", "only this target")
+	cmd.Flags().BoolVar(&f.failed, "failed", false, "only targets on which a step has failed, and of each the last 50 lines")
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "go on printing until the execution ends")
 	cmd.Flags().IntVar(&f.tail, "tail", -1, "only the last lines of each output; -1 is all")
 	return cmd
@@ -115,9 +129,14 @@ func outputOf(detail json.RawMessage) string {
 
 // stored lists the outputs of an execution that are in the store, oldest first:
 // also of commands that still run.
-func stored(store output.Dir, id string) []logRef {
-	segment := path.Dir(path.Dir(output.Ref(id, "step", "target")))
-	files, _ := filepath.Glob(filepath.Join(string(store), globQuote(segment), "*", "*.log"))
+// With a target, those of no other.
+func stored(store output.Dir, id, target string) []logRef {
+	of := output.Ref(id, "step", target)
+	segment, name := path.Dir(path.Dir(of)), "*.log"
+	if target != "" {
+		name = globQuote(path.Base(of))
+	}
+	files, _ := filepath.Glob(filepath.Join(string(store), globQuote(segment), "*", name))
 	type found struct {
 		logRef
 		at time.Time
@@ -129,18 +148,7 @@ func stored(store output.Dir, id string) []logRef {
 			continue
 		}
 		dir, name := filepath.Split(file)
-		step, target := filepath.Base(dir), strings.TrimSuffix(name, ".log")
-		ref := path.Join(segment, step, name)
-		if u, err := url.PathUnescape(step); err == nil {
-			step = u
-		}
-		if u, err := url.PathUnescape(target); err == nil {
-			target = u
-		}
-		if i := strings.LastIndexByte(step, '#'); i > 0 { // how often it was scheduled
-			step = step[:i]
-		}
-		all = append(all, found{logRef{strings.TrimSuffix(step, "@"+target), target, ref}, info.ModTime()})
+		all = append(all, found{ofRef(path.Join(segment, filepath.Base(dir), name)), info.ModTime()})
 	}
 	slices.SortStableFunc(all, func(a, b found) int { return a.at.Compare(b.at) })
 	refs := make([]logRef, len(all))
@@ -148,6 +156,21 @@ func stored(store output.Dir, id string) []logRef {
 		refs[i] = f.logRef
 	}
 	return refs
+}
+
+// ofRef is the output that a reference names: its step and target are in it.
+func ofRef(ref string) logRef {
+	step, target := path.Base(path.Dir(ref)), strings.TrimSuffix(path.Base(ref), ".log")
+	if u, err := url.PathUnescape(step); err == nil {
+		step = u
+	}
+	if u, err := url.PathUnescape(target); err == nil {
+		target = u
+	}
+	if i := strings.LastIndexByte(step, '#'); i > 0 { // how often it was scheduled
+		step = step[:i]
+	}
+	return logRef{strings.TrimSuffix(step, "@"+target), target, ref}
 }
 
 // globQuote makes a file name that pattern which matches only itself.
@@ -159,13 +182,19 @@ func globQuote(name string) string {
 // path, or of one below it.
 func (f logFilter) fits(l logRef) bool {
 	path, step := "."+l.step+".", "."+f.step
+	if f.only != nil && !f.only[[2]string{l.step, l.target}] {
+		return false
+	}
 	return (f.target == "" || f.target == l.target) &&
 		(f.step == "" || strings.Contains(path, step+".") || strings.Contains(path, step+"["))
 }
 
 // outputs lists the outputs of an execution and of the runbooks that it called.
-func (s *server) outputs(ctx context.Context, v workflows.View, id string, store output.Dir) []logRef {
-	all := append(stored(store, id), refs(v)...)
+func (s *server) outputs(ctx context.Context, v workflows.View, id, target string, store output.Dir) []logRef {
+	all := append(stored(store, id, target), refs(v)...)
+	if !runview.Finished(v.Status) {
+		all = append(all, s.running(ctx, id, target)...)
+	}
 	for _, step := range v.Steps {
 		if step.Child == "" || step.StartedAt == nil {
 			continue
@@ -174,7 +203,7 @@ func (s *server) outputs(ctx context.Context, v workflows.View, id string, store
 		if err != nil {
 			child = workflows.View{} // what is in the store is shown
 		}
-		for _, l := range s.outputs(ctx, child, step.Child, store) {
+		for _, l := range s.outputs(ctx, child, step.Child, target, store) {
 			l.step = step.Path + "." + l.step
 			all = append(all, l)
 		}
@@ -189,7 +218,7 @@ func (s *server) outputs(ctx context.Context, v workflows.View, id string, store
 
 func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error {
 	store := outputDir()
-	open := map[string]*logReader{}
+	known := map[string]bool{}
 	all := map[logRef]bool{}
 	var order []*logReader
 	defer func() {
@@ -198,6 +227,7 @@ func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error
 		}
 	}()
 	var answered time.Time
+	far := newFarOutputs(ctx, s, f)
 	for {
 		v, err := a.current(ctx, s, id)
 		if err != nil {
@@ -209,18 +239,37 @@ func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error
 		}
 		answered = time.Now()
 		ended := runview.Finished(v.Status)
-		for _, ref := range s.outputs(ctx, v, id, store) {
+		found := s.outputs(ctx, v, id, f.target, store)
+		if f.failed {
+			targets, err := s.targets(ctx, id)
+			if err != nil {
+				return fmt.Errorf("the targets of %s are not known (%w); is a worker running?", id, err)
+			}
+			f.only = map[[2]string]bool{}
+			for _, t := range targets {
+				if t.State == workflows.StateFailed {
+					f.only[[2]string{t.Step, t.Target}] = true
+					if t.Ref != "" {
+						found = append(found, logRef{t.Step, t.Target, t.Ref})
+					}
+				}
+			}
+		}
+		if (ended || !f.follow) && f.target != "" && !slices.ContainsFunc(found, f.fits) {
+			found = append(found, s.likely(ctx, id, f.target)...)
+		}
+		for _, ref := range found {
 			all[ref] = true
-			if open[ref.ref] == nil && f.fits(ref) {
-				r := &logReader{logRef: ref}
-				open[ref.ref] = r
-				order = append(order, r)
+			if !known[ref.ref] && f.fits(ref) {
+				known[ref.ref] = true
+				order = append(order, &logReader{logRef: ref})
 			}
 		}
 		prefix := len(order) > 1
 		missing := 0
+		far.last = ended || !f.follow
 		for _, r := range order {
-			if err := r.open(store, f.tail); err != nil {
+			if err := r.open(a.opener(store, far), f.tail); err != nil {
 				if !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
@@ -230,9 +279,19 @@ func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error
 			if err := r.print(a, prefix, ended || !f.follow); err != nil {
 				return err
 			}
+			if ended || !f.follow || len(order) > mostOpen {
+				r.pause()
+			}
 		}
 		if ended || !f.follow {
-			return a.logsEnd(id, all, len(order), missing, store)
+			if f.failed && len(f.only) == 0 {
+				fmt.Fprintf(a.stderr, "on no target of %s has a step failed\n", id)
+				return nil
+			}
+			if err := a.logsEnd(id, all, len(order), missing, store); err != nil {
+				return fmt.Errorf("%w%s", err, far.why())
+			}
+			return nil
 		}
 		select {
 		case <-ctx.Done():
@@ -280,30 +339,51 @@ func (a *app) logsEnd(id string, all map[logRef]bool, printed, missing int, stor
 	case printed == 0:
 		fmt.Fprintf(a.stderr, "execution %s has no output of commands in %s\n", id, store)
 	case missing > 0:
-		return fmt.Errorf("%s of execution %s not in the output store %s; name its directory with %s",
+		return fmt.Errorf("%s of execution %s neither in the output store %s nor to be had from their nodes; name the store's directory with %s",
 			plural(missing, "output"), id, store, outputEnv)
 	}
 	return nil
 }
 
+// mostOpen is how many outputs are kept open while they are followed.
+const mostOpen = 200
+
+// opener returns what opens an output. Output is opened nowhere else.
+// What is not in the store here is read on its node.
+func (a *app) opener(store output.Dir, far *farOutputs) func(logRef) (output.Reader, error) {
+	return func(l logRef) (output.Reader, error) {
+		r, err := store.Open(l.ref)
+		if errors.Is(err, fs.ErrNotExist) && far != nil {
+			return far.open(l)
+		}
+		return r, err
+	}
+}
+
 // logReader prints one output, continuing where it was.
 type logReader struct {
 	logRef
+	at   int64 // where it was when it was closed; 0: it was not
 	file output.Reader
 	in   *bufio.Reader
 	part []byte // of a line that has not ended
 }
 
-func (r *logReader) open(store output.Dir, tail int) error {
+func (r *logReader) open(open func(logRef) (output.Reader, error), tail int) error {
 	if r.file != nil {
 		return nil
 	}
-	file, err := store.Open(r.ref)
+	file, err := open(r.logRef)
 	if err != nil {
 		return err
 	}
 	r.file = file
-	if tail >= 0 {
+	switch {
+	case r.at > 0:
+		if _, err := file.Seek(r.at, io.SeekStart); err != nil {
+			return err
+		}
+	case tail >= 0:
 		if err := seekTail(file, tail); err != nil {
 			return err
 		}
@@ -312,9 +392,19 @@ func (r *logReader) open(store output.Dir, tail int) error {
 	return nil
 }
 
+// pause closes the output at its end, until it is opened again: of thousands
+// not all can be open.
+func (r *logReader) pause() {
+	if at, err := r.file.Seek(0, io.SeekCurrent); err == nil {
+		r.at = at
+		r.close()
+	}
+}
+
 func (r *logReader) close() {
 	if r.file != nil {
 		_ = r.file.Close()
+		r.file = nil
 	}
 }
 

@@ -33,7 +33,7 @@ func TestStored(t *testing.T) {
 	write(t, store, output.Ref("a/b*", "survey@web/2", "web/2"), "x\n")
 	write(t, store, output.Ref("a/bc", "other", "web-1"), "x\n")
 	got := map[string]bool{}
-	for _, l := range stored(store, "a/b*") {
+	for _, l := range stored(store, "a/b*", "") {
 		got[l.step+" "+l.target] = true
 		if _, err := store.Size(l.ref); err != nil {
 			t.Error(err)
@@ -42,6 +42,9 @@ func TestStored(t *testing.T) {
 	want := map[string]bool{"publish[0].look web-1": true, "survey web/2": true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+	if one := stored(store, "a/b*", "web/2"); len(one) != 1 || one[0].target != "web/2" {
+		t.Errorf("of one target: %v", one)
 	}
 }
 
@@ -61,6 +64,9 @@ func TestLogFilter(t *testing.T) {
 		{logFilter{step: "b"}, "a[3].b[0].c", true},
 		{logFilter{step: "a", target: "n1"}, "a", true},
 		{logFilter{step: "a", target: "n2"}, "a", false},
+		{logFilter{only: map[[2]string]bool{{"a", "n1"}: true}}, "a", true},
+		{logFilter{only: map[[2]string]bool{{"a", "n2"}: true, {"b", "n1"}: true}}, "a", false},
+		{logFilter{only: map[[2]string]bool{}}, "a", false},
 	} {
 		if got := tt.filter.fits(logRef{step: tt.step, target: "n1"}); got != tt.want {
 			t.Errorf("%+v fits %s: %v", tt.filter, tt.step, got)
@@ -88,7 +94,7 @@ func TestTail(t *testing.T) {
 			write(t, store, ref, tt.text)
 			var b strings.Builder
 			r := &logReader{logRef: logRef{ref: ref}}
-			if err := r.open(store, tt.n); err != nil {
+			if err := r.open((&app{}).opener(store, nil), tt.n); err != nil {
 				t.Fatal(err)
 			}
 			defer r.close()
@@ -103,28 +109,33 @@ func TestTail(t *testing.T) {
 }
 
 // An output that is still being written is printed line by line, with where it
-// comes from.
+// comes from; also if it is closed in between, since there are so many.
 func TestFollowOutput(t *testing.T) {
-	store := output.Dir(t.TempDir())
-	ref := output.Ref("x", "s", "n")
-	write(t, store, ref, "first\nsec")
-	var b strings.Builder
-	a := &app{stdout: &b}
-	r := &logReader{logRef: logRef{step: "s", target: "n", ref: ref}}
-	if err := r.open(store, -1); err != nil {
-		t.Fatal(err)
-	}
-	defer r.close()
-	for i, more := range []string{"", "ond\nthird", ""} {
-		if more != "" {
-			write(t, store, ref, more)
+	for _, pause := range []bool{false, true} {
+		store := output.Dir(t.TempDir())
+		ref := output.Ref("x", "s", "n")
+		write(t, store, ref, "before\nfirst\nsec")
+		var b strings.Builder
+		a := &app{stdout: &b}
+		r := &logReader{logRef: logRef{step: "s", target: "n", ref: ref}}
+		for i, more := range []string{"", "ond\nthird", ""} {
+			if more != "" {
+				write(t, store, ref, more)
+			}
+			if err := r.open(a.opener(store, nil), 2); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.print(a, true, i == 2); err != nil {
+				t.Fatal(err)
+			}
+			if pause {
+				r.pause()
+			}
 		}
-		if err := r.print(a, true, i == 2); err != nil {
-			t.Fatal(err)
+		r.close()
+		if want := "s@n | first\ns@n | second\ns@n | third\n"; b.String() != want {
+			t.Errorf("pause %v: got %q, want %q", pause, b.String(), want)
 		}
-	}
-	if want := "s@n | first\ns@n | second\ns@n | third\n"; b.String() != want {
-		t.Errorf("got %q, want %q", b.String(), want)
 	}
 }
 

@@ -87,6 +87,7 @@ func (a *app) groups() []group {
 			a.graphCommand(),
 			a.actionsCommand(),
 			a.schemaCommand(),
+			a.baselineCommand(),
 		}},
 		{"run", "Run and follow:", []*cobra.Command{
 			a.runCommand(),
@@ -94,10 +95,13 @@ func (a *app) groups() []group {
 			a.listCommand(),
 			a.showCommand(),
 			a.logsCommand(),
+			a.reportCommand(),
 			a.cancelCommand(),
 		}},
 		{"fleet", "The fleet:", []*cobra.Command{
 			a.nodesCommand(),
+			a.complianceCommand(),
+			a.inventoryCommand(),
 		}},
 		{"answer", "Answer what waits:", []*cobra.Command{
 			a.approveCommand(),
@@ -105,6 +109,7 @@ func (a *app) groups() []group {
 			a.resumeCommand(),
 			a.retryCommand(),
 			a.skipCommand(),
+			a.continueCommand(),
 			a.rollbackCommand(),
 			a.stopCommand(),
 		}},

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
 
+	"github.com/almanac-run/almanac/internal/inventory"
 	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/runview"
 	"github.com/almanac-run/almanac/lang/compile"
@@ -24,6 +25,7 @@ import (
 type nodesFilter struct {
 	where string
 	csv   bool
+	html  string
 }
 
 func (a *app) nodesCommand() *cobra.Command {
@@ -39,6 +41,7 @@ no target of a condition.`,
 			"starter nodes",
 			`starter nodes --where 'node.tags.role == "web" && node.compliance != "compliant"'`,
 			"starter nodes -o json",
+			"starter nodes --html fleet.html",
 			"starter nodes forget web-7",
 		),
 		Args: cobra.NoArgs,
@@ -51,6 +54,7 @@ no target of a condition.`,
 	}
 	cmd.Flags().StringVar(&f.where, "where", "", "only nodes for which this condition holds: CEL over node, as in targets")
 	cmd.Flags().BoolVar(&f.csv, "csv", false, "print comma-separated values")
+	cmd.Flags().StringVar(&f.html, "html", "", "write a page to this file instead: compliance over time, by system and by baseline, and the nodes (- is standard output)")
 	cmd.AddCommand(a.nodesForgetCommand())
 	return cmd
 }
@@ -80,6 +84,12 @@ Afterwards another machine may have the node's id.`,
 						return fmt.Errorf("there is no node %s; %s nodes lists them", id, a.again())
 					case err != nil:
 						return a.explain(s, "", err)
+					}
+					short, done := context.WithTimeout(ctx, 10*time.Second)
+					err = s.ask(short, inventory.ActivityForget, "", inventory.ForgetInput{Node: id}, new(inventory.Forgotten))
+					done()
+					if err != nil {
+						fmt.Fprintf(a.stderr, "the inventory still knows %s: %v\n", id, err)
 					}
 					if !a.json() {
 						fmt.Fprintf(a.stdout, "%s is forgotten\n", id)
@@ -141,6 +151,8 @@ func (a *app) nodes(ctx context.Context, s *server, f nodesFilter) error {
 		return err
 	case err != nil:
 		return a.explain(s, "", err)
+	case f.html != "":
+		return a.writePage(f.html, a.fleetReport(ctx, s, found, f))
 	case a.json():
 		return printJSON(a.stdout, found)
 	}

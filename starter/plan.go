@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -10,11 +11,13 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/runview"
 )
 
 func (a *app) planCommand() *cobra.Command {
 	var in inputFlags
+	var nodes bool
 	cmd := &cobra.Command{
 		Use:   "plan RUNBOOK",
 		Short: "Show what a runbook would do, without a server",
@@ -26,14 +29,17 @@ before it runs: for each step
 
 with its targets and inputs, who must approve, and what rollback would undo (↶).
 A value in parentheses is not known yet: (known after build). Steps in a loop or
-a called runbook stand below it. Nothing is started, and nothing is asked of a server.`,
+a called runbook stand below it. Nothing is started, and nothing is asked of a server
+unless --nodes is given: then the plan names the nodes that conditions match now.
+An execution chooses when the step begins.`,
 		Example: a.examples(
 			"starter plan linux/rolling-restart -i service=nginx -i targets=web-1,web-2",
 			"starter plan ./patch.yaml --inputs prod.yaml -o json",
+			"starter plan ./patch.yaml --nodes",
 		),
 		Args:              one("RUNBOOK"),
 		ValidArgsFunction: runbookArgs,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			prog, err := a.load(args[0])
 			if err != nil {
 				return err
@@ -42,7 +48,17 @@ a called runbook stand below it. Nothing is started, and nothing is asked of a s
 			if err != nil {
 				return err
 			}
-			pl := makePlan(prog, inputs)
+			var fleet []registry.Listed
+			if nodes {
+				err := a.with(cmd.Context(), func(ctx context.Context, s *server) (err error) {
+					fleet, err = s.matching(ctx, "")
+					return a.explain(s, "", err)
+				})
+				if err != nil {
+					return err
+				}
+			}
+			pl := planOn(prog, inputs, fleet)
 			if a.json() {
 				return printJSON(a.stdout, pl)
 			}
@@ -51,6 +67,7 @@ a called runbook stand below it. Nothing is started, and nothing is asked of a s
 		},
 	}
 	in.add(a, cmd)
+	cmd.Flags().BoolVar(&nodes, "nodes", false, "ask the registry which nodes conditions match now")
 	return cmd
 }
 

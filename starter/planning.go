@@ -3,9 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/runview"
 	"github.com/almanac-run/almanac/lang/expr"
 	"github.com/almanac-run/almanac/lang/program"
@@ -31,6 +33,8 @@ type plan struct {
 	Totals    planTotals                 `json:"totals"`
 
 	inputs []program.Input // for the order
+
+	fleet []registry.Listed // nil: not asked
 }
 
 // planTotals count steps; those below a loop count once.
@@ -79,7 +83,12 @@ type planner struct {
 
 // makePlan plans an execution of prog with checked inputs.
 func makePlan(prog *program.Program, inputs map[string]json.RawMessage) *plan {
-	pl := &plan{Runbook: prog.Runbook, Summary: prog.Summary, Digest: prog.Digest, OnFailure: prog.OnFailure,
+	return planOn(prog, inputs, nil)
+}
+
+// planOn is makePlan with the nodes of the registry, among which conditions then choose.
+func planOn(prog *program.Program, inputs map[string]json.RawMessage, fleet []registry.Listed) *plan {
+	pl := &plan{fleet: fleet, Runbook: prog.Runbook, Summary: prog.Summary, Digest: prog.Digest, OnFailure: prog.OnFailure,
 		Inputs: inputs, Vars: []plannedValue{}, Steps: []plannedStep{}, inputs: prog.Inputs}
 	p := newPlanner(prog, prog, inputs, pl)
 	for _, v := range prog.Vars {
@@ -561,6 +570,9 @@ func (p *planner) targets(t *program.Targets) string {
 	}
 	var parts []string
 	if t.Where != nil {
+		if now := p.matching(t.Where); now != "" {
+			parts = append(parts, now)
+		}
 		parts = append(parts, "nodes where "+strings.Join(strings.Fields(t.Where.Text), " "))
 	} else if t.Nodes != nil {
 		parts = append(parts, strings.Trim(strings.ReplaceAll(value(t.Nodes), `"`, ""), "[]"))
@@ -578,7 +590,46 @@ func (p *planner) targets(t *program.Targets) string {
 	if t.MaxErrors != nil {
 		parts = append(parts, value(t.MaxErrors)+" may fail")
 	}
+	if t.OnHalt != "" {
+		parts = append(parts, "when halted: "+t.OnHalt)
+	}
 	return strings.Join(parts, "; ")
+}
+
+// matching says which nodes of the registry a condition holds for now.
+func (p *planner) matching(where *program.Expr) string {
+	if p.plan.fleet == nil || slices.ContainsFunc(p.needs(where), func(what string) bool { return what != "each node" }) {
+		return ""
+	}
+	const most = 5
+	var there, away []string
+	total := 0
+	for i := range p.plan.fleet {
+		n := &p.plan.fleet[i]
+		names := maps.Clone(p.names)
+		names["node"] = n.Facts()
+		v, err := expr.Eval(where.Text, names)
+		switch {
+		case err != nil || v != true:
+		case n.Absent() != "":
+			away = append(away, n.ID)
+		default:
+			if total++; total <= most {
+				there = append(there, n.ID)
+			}
+		}
+	}
+	if total > most {
+		there = append(there, "…")
+	}
+	text := plural(total, "node") + " now"
+	if total > 0 {
+		text += ": " + strings.Join(there, ", ")
+	}
+	if len(away) > 0 {
+		text += fmt.Sprintf("; %d away: %s", len(away), strings.Join(away[:min(len(away), most)], ", "))
+	}
+	return text
 }
 
 // child plans a called runbook below its step.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,7 +24,7 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	var in inputFlags
-	var id string
+	var id, onlyFailed string
 	var detach bool
 	cmd := &cobra.Command{
 		Use:   "run RUNBOOK",
@@ -41,16 +40,32 @@ elsewhere each change is one line:
 with the time as RFC 3339 in UTC and "-" as the step of the execution itself.
 With -o json each change is one JSON object on one line; the last has type
 "result". Ctrl-C stops following: the execution goes on, and watch comes back
-to it. The exit code says how the execution ended.`,
+to it. The exit code says how the execution ended.
+
+--only-failed runs a runbook again where a finished execution has not done its
+work: its steps on several targets run on those that failed, were unreached,
+skipped or cut off in it, in whatever step, and on no others; steps on one node
+run as they are. Inputs that are not given are those of that execution, and
+without RUNBOOK the runbook is the one that it ran, as it was.`,
 		Example: a.examples(
 			"starter run linux/rolling-restart -i service=nginx -i targets=web-1,web-2",
 			"starter run ./patch.yaml --inputs prod.yaml -i max_errors=2",
 			"starter run demo/tour --detach",
+			"starter run --only-failed linux-patch-fleet-20261123-101500-x2ab",
 		),
-		Args:              one("RUNBOOK"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && onlyFailed != "" {
+				return nil
+			}
+			return one("RUNBOOK")(cmd, args)
+		},
 		ValidArgsFunction: runbookArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := a.run(cmd.Context(), args[0], in, id, detach)
+			runbook := ""
+			if len(args) > 0 {
+				runbook = args[0]
+			}
+			err := a.run(cmd.Context(), runbook, in, onlyFailed, id, detach)
 			var exit *exitError
 			if errors.As(err, &exit) && exit.code == exitInvalid {
 				exit.err = fmt.Errorf("%w\nnothing was started", exit.err)
@@ -60,17 +75,43 @@ to it. The exit code says how the execution ended.`,
 	}
 	in.add(a, cmd)
 	cmd.Flags().StringVar(&id, "id", "", "id of the execution; the server refuses a second one while it runs")
+	cmd.Flags().StringVar(&onlyFailed, "only-failed", "", "run only on the targets on which this finished execution has not done its work")
+	_ = cmd.RegisterFlagCompletionFunc("only-failed", a.executionArgs)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "start only: print the id and do not follow")
 	return cmd
 }
 
-func (a *app) run(ctx context.Context, runbook string, in inputFlags, id string, detach bool) error {
+func (a *app) run(ctx context.Context, runbook string, in inputFlags, onlyFailed, id string, detach bool) error {
 	if strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return usagef("--id is of printable ASCII characters, not %q", id)
 	}
-	prog, err := a.load(runbook)
-	if err != nil {
-		return err
+	var s *server
+	var left *rest
+	var prog *program.Program
+	var err error
+	if runbook != "" { // its mistakes are told without a server
+		if prog, err = a.load(runbook); err != nil {
+			return err
+		}
+	}
+	if onlyFailed != "" {
+		if s, err = a.dial(ctx); err != nil {
+			return err
+		}
+		defer s.Close()
+		if left, err = a.restOf(ctx, s, onlyFailed); err != nil {
+			return err
+		}
+		if prog == nil {
+			prog, runbook = left.start.Program, left.start.Program.Runbook
+		}
+		if was := left.start.Program.Runbook; was != prog.Runbook {
+			return usagef("%s ran %s, not %s", onlyFailed, was, prog.Runbook)
+		}
+		if !onSeveral(prog) {
+			return invalidf("%s has no step on several targets, which is what --only-failed is for; give it other nodes as inputs", prog.Runbook)
+		}
+		in.given = left.inputsFor(prog)
 	}
 	inputs, err := a.inputs(runbook, prog, in, true)
 	if err != nil {
@@ -79,17 +120,23 @@ func (a *app) run(ctx context.Context, runbook string, in inputFlags, id string,
 	if id == "" {
 		id = newID(prog.Runbook, time.Now())
 	}
-	s, err := a.dial(ctx)
-	if err != nil {
-		return err
+	if s == nil {
+		if s, err = a.dial(ctx); err != nil {
+			return err
+		}
+		defer s.Close()
 	}
-	defer s.Close()
 	if !detach && !a.json() {
 		fmt.Fprintln(a.stderr, summary(makePlan(prog, inputs)))
 	}
+	start := workflows.Start{Program: prog, Inputs: inputs, Caller: caller()}
+	if left != nil {
+		start.Only = left.nodes
+		fmt.Fprintln(a.stderr, left)
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := a.start(ctx, s, prog, inputs, id); err != nil {
+	if err := a.start(ctx, s, start, id); err != nil {
 		if ctx.Err() != nil {
 			return &exitError{exitDetached, fmt.Errorf("interrupted while the server was asked to start %s; whether it did: %s show %s", id, a.again(), runview.Quote(id))}
 		}
@@ -111,8 +158,8 @@ func (a *app) run(ctx context.Context, runbook string, in inputFlags, id string,
 }
 
 // start starts the execution: the compiled program travels with it.
-func (a *app) start(ctx context.Context, s *server, prog *program.Program, inputs map[string]json.RawMessage, id string) error {
-	by := caller()
+func (a *app) start(ctx context.Context, s *server, start workflows.Start, id string) error {
+	prog := start.Program
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	_, err := s.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
@@ -125,9 +172,9 @@ func (a *app) start(ctx context.Context, s *server, prog *program.Program, input
 		TypedSearchAttributes: temporal.NewSearchAttributes(
 			temporal.NewSearchAttributeKeyKeyword(workflows.AttrRunbook).ValueSet(prog.Runbook),
 			temporal.NewSearchAttributeKeyKeyword(workflows.AttrStatus).ValueSet("running"),
-			temporal.NewSearchAttributeKeyKeyword(workflows.AttrCaller).ValueSet(by),
+			temporal.NewSearchAttributeKeyKeyword(workflows.AttrCaller).ValueSet(start.Caller),
 		),
-	}, prog.Runbook, workflows.Start{Program: prog, Inputs: inputs, Caller: by})
+	}, prog.Runbook, start)
 
 	var started *serviceerror.WorkflowExecutionAlreadyStarted
 	var invalid *serviceerror.InvalidArgument

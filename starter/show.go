@@ -126,8 +126,17 @@ func digest(source []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// program returns what an execution was started with, from its history.
+// program returns the program of an execution.
 func (s *server) program(ctx context.Context, id string) (*program.Program, error) {
+	start, err := s.started(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return start.Program, nil
+}
+
+// started returns what an execution was started with, from its history.
+func (s *server) started(ctx context.Context, id string) (*workflows.Start, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	history := s.GetWorkflowHistory(ctx, id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
@@ -145,5 +154,5 @@ func (s *server) program(ctx context.Context, id string) (*program.Program, erro
 	if start.Program == nil {
 		return nil, fmt.Errorf("execution %s is not that of a runbook", id)
 	}
-	return start.Program, nil
+	return &start, nil
 }

@@ -147,10 +147,11 @@ type Recap struct {
 	Skipped   int `json:"skipped"`   // not begun when the step ended
 	Cancelled int `json:"cancelled"` // cut off
 	Running   int `json:"running"`
+	Away      int `json:"away,omitempty"` // matched as well, and were no target, since they were away: not in Total
 
 	Failures []Alike  `json:"failures,omitempty"` // of those that failed or were unreached, most targets first
 	Others   int      `json:"others,omitempty"`   // failures that are in none of the groups
-	Left     []string `json:"left,omitempty"`     // of those skipped and cancelled, the first
+	Left     []string `json:"left,omitempty"`     // of those skipped, cancelled and away, the first
 }
 
 // Alike is targets that failed the same way: up to numbers and their own names

@@ -24,20 +24,39 @@ type Question struct {
 // ActionReadOutput is a node's activity that reads a part of one complete output.
 const ActionReadOutput = "host.output.read"
 
-// Questions are the activities that may be asked: they change nothing that a runbook is responsible for.
+// questions are the activities that may be asked.
 var questions = []string{
 	ActionNodes, ActionReadOutput,
-	"almanac.inventory.show", "almanac.inventory.diff", "almanac.inventory.query", "almanac.inventory.check",
+	"almanac.inventory.show", "almanac.inventory.diff", "almanac.inventory.query", "almanac.inventory.check", "almanac.inventory.forget",
 	"almanac.compliance.list", "almanac.compliance.history",
 }
 
 // Ask is the workflow by which a program that only knows the Temporal server
 // gets an answer from where things are known: one activity, once. It is not
-// there for changes. Who asked deletes it when the answer has come.
+// there for changes, but to what is known. Who asked deletes it when the answer has come.
 func Ask(ctx workflow.Context, q Question) (json.RawMessage, error) {
 	if !slices.Contains(questions, q.Activity) {
 		return nil, temporal.NewNonRetryableApplicationError(fmt.Sprintf("%q is nothing that can be asked", q.Activity), "invalid", nil)
 	}
+	return once(ctx, q)
+}
+
+// TellType is the workflow type of Tell.
+const TellType = "almanac.tell"
+
+// ActionStoreInventory is the control worker's activity that keeps what a node found on itself.
+const ActionStoreInventory = "almanac.inventory.store"
+
+// Tell is the workflow by which a node's agent hands something over to the
+// control worker that is too large for the registry: it is Ask in the other direction.
+func Tell(ctx workflow.Context, q Question) (json.RawMessage, error) {
+	if q.Activity != ActionStoreInventory || q.Node != "" {
+		return nil, temporal.NewNonRetryableApplicationError(fmt.Sprintf("%q is nothing that a node can tell", q.Activity), "invalid", nil)
+	}
+	return once(ctx, q)
+}
+
+func once(ctx workflow.Context, q Question) (json.RawMessage, error) {
 	o := workflow.ActivityOptions{
 		ScheduleToCloseTimeout: 2 * time.Minute,
 		StartToCloseTimeout:    time.Minute,

@@ -59,7 +59,7 @@ func (r *run) call(ctx workflow.Context, sc *scope, rec *record, path string, s 
 			return err
 		}
 		if !s.Targets.Single {
-			nodes = r.only(nodes)
+			nodes, rec.Away = r.only(nodes), r.only(rec.Away)
 		}
 		rec.Nodes, rec.Total = nodes, len(nodes)
 		r.targets(ctx, nodes)
@@ -122,6 +122,7 @@ func (r *run) where(ctx workflow.Context, sc *scope, rec *record, path string, s
 			return nil, err
 		case yes && n.Absent != "":
 			absent = append(absent, id+" ("+n.Absent+")")
+			rec.Away = append(rec.Away, id)
 		case yes:
 			nodes = append(nodes, id)
 			r.reach(id, n.Target)

@@ -144,6 +144,9 @@ func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 		}
 	}
 	u.State, u.Message = StateNotRolledBack, firstLine(f.Message)
+	if end := r.state.End; end != nil && len(end.NotRolledBack) > mostShown || len(r.state.LeftBehind) > mostShown {
+		f = f.brief()
+	}
 	if end := r.state.End; end != nil {
 		end.NotRolledBack = append(end.NotRolledBack, f)
 	} else {

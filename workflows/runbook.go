@@ -25,6 +25,8 @@ func Register(r worker.Registry) {
 	r.RegisterDynamicWorkflow(Runbook, workflow.DynamicRegisterOptions{})
 	r.RegisterWorkflowWithOptions(Node, workflow.RegisterOptions{Name: registry.WorkflowType})
 	r.RegisterWorkflowWithOptions(Ask, workflow.RegisterOptions{Name: AskType})
+	r.RegisterWorkflowWithOptions(Tell, workflow.RegisterOptions{Name: TellType})
+	r.RegisterWorkflowWithOptions(Sync, workflow.RegisterOptions{Name: SyncType})
 }
 
 // Runbook is the workflow of every runbook. Its one argument is a Start.
@@ -442,8 +444,8 @@ func (r *run) targets(ctx workflow.Context, nodes []string) {
 // flight below the 8,000 events that a run shall have at most, and far below
 // the 51,200 events and 50 MB at which the server gives up.
 const (
-	moreEvents = 1_000
-	moreBytes  = 1 << 20
+	moreEvents = 500
+	moreBytes  = 1 << 19
 	lastEvents = 40_000 // of an execution whose state does not fit into a new run
 
 	// Of runs whose worker was older.

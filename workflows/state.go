@@ -28,6 +28,7 @@ type State struct {
 	Taken      []*undo                    `json:"taken,omitempty"`       // what rollback has done, for people
 	LeftBehind []*Failure                 `json:"left_behind,omitempty"` // what child runbooks could not take back
 	End        *Result                    `json:"end,omitempty"`         // set when the steps have ended
+	Shared     []json.RawMessage          `json:"shared,omitempty"`      // in JSON: inputs that several of Undo have in common
 
 	// Remote says of targets that have no agent of ours how the control worker reaches them.
 	Remote map[string]*action.Target `json:"remote,omitempty"`
@@ -89,10 +90,12 @@ type record struct {
 
 	// Of steps on several targets: how each of Nodes stands; why it was halted;
 	// errors that an operator has accepted; whether what failed is to be tried again.
+	Away     []string  `json:"away,omitempty"` // matched, and were no target because they were away
 	Marks    standings `json:"marks,omitempty"`
 	Halted   string    `json:"halted,omitempty"`
 	Forgiven int       `json:"forgiven,omitempty"`
 	Again    bool      `json:"again,omitempty"`
+	Kept     int       `json:"kept,omitempty"` // bytes of Results; above mostAnswers there are none
 
 	Limit *time.Time `json:"limit,omitempty"` // when the step's own timeout passes
 
@@ -134,6 +137,7 @@ type undo struct {
 	Action  string          `json:"action,omitempty"` // empty: Custom
 	Input   json.RawMessage `json:"input,omitempty"`
 	Output  json.RawMessage `json:"output,omitempty"` // nil: the answer was lost, or the step failed
+	Shared  *int            `json:"shared,omitempty"` // in JSON: Input is this one of State.Shared
 	Token   string          `json:"token,omitempty"`
 	Custom  *custom         `json:"custom,omitempty"`
 	Runbook string          `json:"runbook"` // whose step it is
@@ -159,6 +163,33 @@ type custom struct {
 	Loop   string                     `json:"loop,omitempty"` // its step's id, for the item's type
 }
 
+// shareAbove is the size from which an input that several compensations have is
+// written once: a file for thousands of nodes is the same for all, and too
+// large for the compression to see that.
+const shareAbove = 256
+
+// share returns us with what their inputs have in common taken out.
+func share(us []*undo) (apart []*undo, shared []json.RawMessage) {
+	at := map[string]int{}
+	apart = make([]*undo, len(us))
+	for i, u := range us {
+		apart[i] = u
+		if len(u.Input) < shareAbove {
+			continue
+		}
+		n, ok := at[string(u.Input)]
+		if !ok {
+			n = len(shared)
+			at[string(u.Input)] = n
+			shared = append(shared, u.Input)
+		}
+		copied := *u
+		copied.Input, copied.Shared = nil, &n
+		apart[i] = &copied
+	}
+	return apart, shared
+}
+
 // packAbove is the JSON size from which State is compressed. Thousands of
 // similar compensations shrink to a twentieth, and must fit into one payload.
 const packAbove = 64 << 10
@@ -167,7 +198,9 @@ type plainState State
 
 // MarshalJSON writes the state, compressed if it is large.
 func (s *State) MarshalJSON() ([]byte, error) {
-	plain, err := json.Marshal((*plainState)(s))
+	apart := plainState(*s)
+	apart.Undo, apart.Shared = share(s.Undo)
+	plain, err := json.Marshal(&apart)
 	if err != nil || len(plain) <= packAbove {
 		return plain, err
 	}
@@ -193,7 +226,20 @@ func (s *State) UnmarshalJSON(b []byte) error {
 		}
 		b = plain
 	}
-	return json.Unmarshal(b, (*plainState)(s))
+	if err := json.Unmarshal(b, (*plainState)(s)); err != nil {
+		return err
+	}
+	for _, u := range s.Undo {
+		if u.Shared == nil {
+			continue
+		}
+		if *u.Shared < 0 || *u.Shared >= len(s.Shared) {
+			return fmt.Errorf("the state has no shared input %d", *u.Shared)
+		}
+		u.Input, u.Shared = s.Shared[*u.Shared], nil
+	}
+	s.Shared = nil
+	return nil
 }
 
 func pack(plain []byte) ([]byte, error) {

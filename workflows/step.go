@@ -234,7 +234,7 @@ func (r *run) skips(ctx workflow.Context, sc *scope, s *program.Step) (string, e
 // complete puts a step's outputs in scope and ends it.
 func (r *run) complete(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) error {
 	if !r.read[s.ID] && len(s.Outputs) == 0 {
-		rec.Out = nil
+		rec.Out, rec.Results = nil, nil
 		r.end(ctx, rec, StateSucceeded)
 		return nil
 	}
@@ -264,6 +264,7 @@ func (r *run) complete(ctx workflow.Context, sc *scope, rec *record, path string
 	} else if rec.Out == nil {
 		rec.Out = json.RawMessage("{}")
 	}
+	rec.Results = nil // they are in Out
 	r.end(ctx, rec, StateSucceeded)
 	return nil
 }

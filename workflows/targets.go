@@ -51,6 +51,8 @@ const changeGate = "retry at a gate"
 const (
 	mostWhole = 200 // targets up to which answers are kept as they are
 	mostText  = 200 // bytes of a text in an answer of one of more
+
+	mostAnswers = 8 << 20 // bytes of all answers of a step
 )
 
 // only keeps those nodes on which the execution may run, if it is told which.
@@ -159,14 +161,14 @@ func (r *run) onTargets(ctx workflow.Context, sc *scope, rec *record, path strin
 		}
 		rec.Passed, rec.Until = b+1, nil
 	}
-	rec.Out, err = r.perNode(rec, true)
+	rec.Out, err = r.perNode(sc, rec, s, true)
 	return err
 }
 
 // track makes the places where it is noted how the nodes fare.
 func (r *run) track(rec *record, s *program.Step) {
 	total := len(rec.Nodes)
-	if rec.Results == nil && r.keepsAnswers(s) {
+	if rec.Results == nil && rec.Kept <= mostAnswers && r.keepsAnswers(s) {
 		rec.Results = make([]json.RawMessage, total)
 	}
 	if len(rec.Marks) == total {
@@ -232,6 +234,9 @@ func (r *run) onNode(ctx workflow.Context, sc *scope, rec *record, path string, 
 		rec.Marks[i] = markSucceeded
 		if rec.Results != nil {
 			rec.Results[i] = bounds(out, len(rec.Nodes))
+			if rec.Kept += len(rec.Results[i]); rec.Kept > mostAnswers {
+				rec.Results = nil
+			}
 		}
 		r.end(ctx, sub, StateSucceeded)
 		rec.Logs = append(rec.Logs, sub.Logs...)
@@ -261,7 +266,11 @@ func (r *run) onNode(ctx workflow.Context, sc *scope, rec *record, path string, 
 
 // perNode is steps.<id> of a step on several targets. Nodes that were not begun
 // are skipped once the step has ended.
-func (r *run) perNode(rec *record, ended bool) (json.RawMessage, error) {
+func (r *run) perNode(sc *scope, rec *record, s *program.Step, ended bool) (json.RawMessage, error) {
+	if rec.Kept > mostAnswers {
+		return nil, sc.fail(action.Invalid, s.Pos, "what %d nodes answered is more than the %d MiB that an execution holds of one step: let the action answer less, or refer to none of steps.%s.nodes",
+			len(rec.Nodes), mostAnswers>>20, s.ID)
+	}
 	nodes := map[string]json.RawMessage{}
 	lists := map[byte][]string{markSucceeded: {}, markFailed: {}, markUnreached: {}, markWaits: {}}
 	for i, node := range rec.Nodes {
@@ -283,7 +292,7 @@ func (r *run) perNode(rec *record, ended bool) (json.RawMessage, error) {
 }
 
 func (r *run) gate(ctx workflow.Context, sc *scope, rec *record, s *program.Step, batch, of int) error {
-	raw, err := r.perNode(rec, false)
+	raw, err := r.perNode(sc, rec, s, false)
 	if err != nil {
 		return err
 	}
@@ -312,7 +321,7 @@ func onHalt(sc *scope, rec *record, s *program.Step) string {
 // skipped, and its outputs say which.
 func (r *run) leave(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) error {
 	var err error
-	if rec.Out, err = r.perNode(rec, true); err != nil {
+	if rec.Out, err = r.perNode(sc, rec, s, true); err != nil {
 		return err
 	}
 	return r.complete(ctx, sc, rec, path, s)
@@ -370,7 +379,7 @@ func shorten(v any, key string) any {
 			v[i] = shorten(v[i], "")
 		}
 	case map[string]any:
-		for k := range v { //workflowcheck:ignore each by itself
+		for _, k := range workflow.DeterministicKeys(v) {
 			v[k] = shorten(v[k], k)
 		}
 	}
@@ -399,10 +408,10 @@ const (
 // recap counts how the nodes of a step stand; nil if it has none, or ran
 // before they were counted.
 func (rec *record) recap() *Recap {
-	if len(rec.Nodes) == 0 || len(rec.Marks) != len(rec.Nodes) {
+	if len(rec.Nodes)+len(rec.Away) == 0 || len(rec.Marks) != len(rec.Nodes) {
 		return nil
 	}
-	c := &Recap{Total: len(rec.Nodes)}
+	c := &Recap{Total: len(rec.Nodes), Away: len(rec.Away)}
 	over := rec.done() || rec.State == StateFailed || rec.State == StateCancelled
 	alike := map[string]*Alike{}
 	for i, node := range rec.Nodes {
@@ -433,8 +442,13 @@ func (rec *record) recap() *Recap {
 		if alike[key] == nil {
 			alike[key] = &Alike{Kind: t.Kind, ExitCode: t.ExitCode, Line: t.Line}
 		}
-		alike[key].Count++
+		if alike[key].Count++; alike[key].Count == 2 { // what it says of one node it says of all
+			alike[key].Line = strings.ReplaceAll(alike[key].Line, alike[key].Nodes[0], "…")
+		}
 		alike[key].Nodes = named(alike[key].Nodes, node)
+	}
+	for _, node := range rec.Away {
+		c.Left = named(c.Left, node)
 	}
 	for _, key := range workflow.DeterministicKeys(alike) {
 		c.Failures = append(c.Failures, *alike[key])
@@ -554,6 +568,11 @@ func (r *run) page(from int) TargetsPage {
 				t := targetOf(rec.Sub["@"+node])
 				t.Step, t.Target, t.State = path, node, markOver(rec.Marks[i], over)
 				if !add(t) {
+					return false
+				}
+			}
+			for _, node := range rec.Away {
+				if !add(TargetView{Step: path, Target: node, State: StateUnreached, Kind: string(action.Unreached), Line: "it matched, and was away"}) {
 					return false
 				}
 			}

@@ -165,6 +165,10 @@ func TestRecap(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
+	rec.Away = []string{"db-1", "db-2"}
+	if got := rec.recap(); got.Away != 2 || got.Total != 11 || got.Left[4] != "db-1" {
+		t.Errorf("with nodes that were away: %+v", got)
+	}
 	rec.State = StateRunning
 	if got := rec.recap(); got.Skipped != 0 || got.Running != 1 || got.Cancelled != 1 {
 		t.Errorf("while it runs: %+v", got)
@@ -238,5 +242,64 @@ func TestTargetsPages(t *testing.T) {
 		if diff := cmp.Diff(want, seen[key]); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", key, diff)
 		}
+	}
+}
+
+// A large file written on 5,000 nodes is once in the state, and each of its
+// compensations has it again in the next run.
+func TestSharedInputs(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{2})
+	large := answerOf(random, "x", 100<<10)
+	s := &State{Steps: &record{}}
+	for i := range 5000 {
+		input := large
+		if i%1000 == 0 {
+			input = json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))
+		}
+		s.Undo = append(s.Undo, &undo{Path: "write", Target: fmt.Sprintf("web-%d", i), Action: "host.file.write", Input: input, Output: json.RawMessage(`{"changed":true}`), Token: "abcdefghijklmnopqrstuvwxyz"})
+	}
+	raw, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d KiB", len(raw)>>10)
+	if len(raw) > mostPayload/4 {
+		t.Errorf("the state is %d bytes", len(raw))
+	}
+	var back State
+	if err := json.Unmarshal(raw, &back); err != nil {
+		t.Fatal(err)
+	}
+	for i, u := range back.Undo {
+		if string(u.Input) != string(s.Undo[i].Input) || u.Shared != nil || u.Target != s.Undo[i].Target {
+			t.Fatalf("compensation %d is another: %.100s", i, u.Input)
+		}
+	}
+	if err := json.Unmarshal([]byte(`{"undo":[{"path":"a","shared":3}],"shared":["x"]}`), &back); err == nil {
+		t.Error("an input that is not there was not missed")
+	}
+}
+
+// Answers that no state could hold are dropped while they come, and the step
+// fails in the end, rather than the execution.
+func TestTooManyAnswers(t *testing.T) {
+	r := &run{read: map[string]bool{"s": true}}
+	s := &program.Step{ID: "s", Targets: &program.Targets{}}
+	rec := fleetOf(StateRunning, "ss", nil)
+	r.track(rec, s)
+	if rec.Results == nil {
+		t.Fatal("answers are not kept")
+	}
+	sc := &scope{prog: &program.Program{File: "x.yaml"}}
+	rec.Results[0], rec.Results[1] = json.RawMessage("{}"), json.RawMessage("{}")
+	if raw, err := r.perNode(sc, rec, s, true); err != nil || !strings.Contains(string(raw), `"web-1":{}`) {
+		t.Errorf("%s, %v", raw, err)
+	}
+	rec.Kept, rec.Results = mostAnswers+1, nil
+	if r.track(rec, s); rec.Results != nil {
+		t.Error("answers are kept again")
+	}
+	if raw, err := r.perNode(sc, rec, s, true); err == nil || !strings.Contains(err.Error(), "8 MiB") {
+		t.Errorf("%.100s, %v", raw, err)
 	}
 }

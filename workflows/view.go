@@ -22,6 +22,11 @@ const (
 func (r *run) view() View {
 	st := r.state
 	v := View{Runbook: r.prog.Runbook, Status: r.status(), StartedAt: st.StartedAt, Caller: r.start.Caller, Result: st.End}
+	if end := st.End; end != nil && len(end.NotRolledBack) > mostTargetRows {
+		first := *end // all are in what the execution returns
+		first.NotRolledBack = end.NotRolledBack[:mostTargetRows]
+		v.Result = &first
+	}
 	add := func(phase string) func(*program.Step, *record, string, int) bool {
 		return func(s *program.Step, rec *record, path string, depth int) bool {
 			v.Steps = append(v.Steps, stepView(s, rec, path, depth, phase))

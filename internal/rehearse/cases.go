@@ -170,7 +170,7 @@ func (r *run) casesOf(w *work) []fault {
 		return append(all, fault{work: w.base, kind: Cancelled})
 	case "pause", "wait":
 		return []fault{{work: w.base, kind: Cancelled}}
-	case "ask":
+	case "ask", "halt":
 		return nil
 	}
 	all := []fault{{work: w.base, kind: Fails}}

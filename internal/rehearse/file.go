@@ -395,7 +395,7 @@ func (r *reader) answers(p syntax.Pair) []Answer {
 
 var does = []string{
 	workflows.AnswerApprove, workflows.AnswerReject, workflows.AnswerResume, workflows.AnswerRetry,
-	workflows.AnswerSkip, workflows.AnswerRollback, workflows.AnswerStop, "cancel",
+	workflows.AnswerSkip, workflows.AnswerContinue, workflows.AnswerRollback, workflows.AnswerStop, "cancel",
 }
 
 func (r *reader) person(n *syntax.Node) Person {

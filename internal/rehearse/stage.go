@@ -671,7 +671,7 @@ func (s *stage) people(path string, w workflows.Wait) []play.Saying {
 			who.Step != "" && !slices.Contains(keys(path), who.Step) {
 			continue
 		}
-		if w.Kind == "ask" && len(all) > 0 {
+		if (w.Kind == "ask" || w.Kind == "halt") && len(all) > 0 {
 			break // the next answers what comes after this one
 		}
 		s.said[i] = true

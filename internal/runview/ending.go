@@ -44,6 +44,10 @@ func Ending(v workflows.View, x Execution, o Options) string {
 		b.WriteByte('\n')
 		b.WriteString(failure(r.Failure, o))
 	}
+	if recap := recap(v, o); recap != "" {
+		b.WriteByte('\n')
+		b.WriteString(recap)
+	}
 	if undone := undone(v, o); undone != "" {
 		b.WriteByte('\n')
 		b.WriteString(undone)
@@ -226,6 +230,17 @@ func next(v workflows.View, x Execution, o Options) []string {
 		if i < undoneWithOutput && detailOf(f.Detail).Ref != "" {
 			cmds = append(cmds, logsCommand(f, x, o))
 		}
+	}
+	failed, left := false, false
+	for _, s := range Recaps(v) {
+		failed = failed || s.Recap.Failed > 0
+		left = left || leftUndone(s.Recap)
+	}
+	if failed {
+		cmds = append(cmds, o.Program+" logs "+id+" --failed   # the last lines of each that failed")
+	}
+	if left {
+		cmds = append(cmds, o.Program+" run --only-failed "+id+"   # again, on the targets that it was not done on")
 	}
 	if v.Result.Outcome == workflows.RollbackFailed {
 		cmds = append(cmds, o.Program+" show "+id+"   # what was left in place")

@@ -38,9 +38,11 @@ type Event struct {
 	Seconds float64 `json:"seconds,omitempty"` // how long the step took, once it is over
 	Message string  `json:"message,omitempty"`
 
-	Wait   *workflows.Wait   `json:"wait,omitempty"`
-	Result *workflows.Result `json:"result,omitempty"`
-	Exit   *int              `json:"exit,omitempty"` // of EventResult: the exit code
+	Recap  *workflows.Recap           `json:"recap,omitempty"`  // of a step on several targets that is over
+	Recaps map[string]workflows.Recap `json:"recaps,omitempty"` // of EventResult: of all such steps, by path
+	Wait   *workflows.Wait            `json:"wait,omitempty"`
+	Result *workflows.Result          `json:"result,omitempty"`
+	Exit   *int                       `json:"exit,omitempty"` // of EventResult: the exit code
 }
 
 // The types of events.
@@ -68,7 +70,10 @@ func (e Event) String() string {
 	}
 	if e.Total > 0 {
 		n := fmt.Sprintf("%d/%d", e.Done, e.Total)
-		if e.Errors > 0 {
+		switch {
+		case leftUndone(e.Recap):
+			n += " (" + counts(e.Recap) + ")"
+		case e.Errors > 0:
 			n += fmt.Sprintf(" (%d failed)", e.Errors)
 		}
 		detail = append(detail, n)
@@ -142,6 +147,7 @@ func (f *Follower) Next(v workflows.View, x Execution, program string, now time.
 		switch {
 		case over(s.State) && s.EndedAt != nil:
 			e.Time = *s.EndedAt
+			e.Recap = s.Recap
 			if s.StartedAt != nil && s.State != workflows.StateSkipped {
 				e.Seconds = s.EndedAt.Sub(*s.StartedAt).Seconds()
 			}

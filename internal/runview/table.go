@@ -320,8 +320,22 @@ func detail(s workflows.StepView, room bool) string {
 	var parts []string
 	if s.Total > 0 {
 		counts := fmt.Sprintf("%d/%d", s.Done, s.Total)
-		if s.Errors > 0 {
-			counts += fmt.Sprintf(", %d failed", s.Errors)
+		failed := s.Errors
+		if s.Recap != nil {
+			failed = s.Recap.Failed
+		}
+		if failed > 0 {
+			counts += fmt.Sprintf(", %d failed", failed)
+		}
+		if c := s.Recap; c != nil {
+			for _, p := range []struct {
+				n    int
+				what string
+			}{{c.Unreached, "unreached"}, {c.Skipped, "skipped"}, {c.Cancelled, "cancelled"}, {c.Away, "away"}} {
+				if p.n > 0 {
+					counts += fmt.Sprintf(", %d %s", p.n, p.what)
+				}
+			}
 		}
 		if room && !over(s.State) {
 			counts = bar(s.Done+s.Errors, s.Total) + " " + counts
@@ -359,7 +373,8 @@ func waiting(v workflows.View, x Execution, o Options, detail, most int) string 
 	}
 	var b strings.Builder
 	for i, w := range v.Waiting {
-		what := map[string]string{"approval": "waits for approval", "pause": "paused", "ask": "failed, and asks what to do"}[w.Kind]
+		what := map[string]string{"approval": "waits for approval", "pause": "paused", "ask": "failed, and asks what to do",
+			"halt": "was halted, and asks what to do"}[w.Kind]
 		if what == "" {
 			what = "waits (" + line(w.Kind) + ")"
 		}
@@ -394,6 +409,12 @@ func question(w workflows.Wait, v workflows.View, x Execution, o Options) string
 			for _, l := range strings.Split(text.WrapSoft(l, o.width()-4), "\n") {
 				fmt.Fprintf(&b, "  %s\n", strings.TrimRight(l, " "))
 			}
+		}
+	}
+	for _, s := range v.Steps {
+		if w.Kind == "halt" && s.Path == w.Step && s.Recap != nil {
+			fmt.Fprintf(&b, "  %s of %d\n", counts(s.Recap), s.Recap.Total)
+			b.WriteString(failures(s.Recap, 3, "  ", o))
 		}
 	}
 	for f := w.Failure; f != nil; f = f.Cause { // whoever is asked must see what happened

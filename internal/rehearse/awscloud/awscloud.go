@@ -19,6 +19,7 @@ import (
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities/aws"
 	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/rehearse"
 	"github.com/almanac-run/almanac/internal/simcloud"
 )
@@ -273,7 +274,16 @@ func reads(operation string) bool {
 
 // Actions are those of aws.
 func (c *cloud) Actions() []action.Action {
-	return aws.Actions(aws.Env{Caller: c, Sleep: c.env.Sleep, Now: c.env.Now})
+	return aws.Actions(aws.Env{Caller: c, Sleep: c.env.Sleep, Now: c.env.Now, Nodes: c.nodes})
+}
+
+// nodes is a small fleet for what reports on it: one node complies, one does not,
+// and one was never looked at.
+func (c *cloud) nodes(context.Context) ([]registry.Listed, error) {
+	all := []registry.Listed{{Node: registry.Node{ID: "node-1"}}, {Node: registry.Node{ID: "node-2"}}, {Node: registry.Node{ID: "node-3"}}}
+	all[0].Node = all[0].Assess(registry.Compliance{Baseline: "rehearsal", Status: registry.Compliant}, c.env.Now())
+	all[1].Node = all[1].Assess(registry.Compliance{Baseline: "rehearsal", Status: registry.NonCompliant, Missing: map[string]int{"critical": 1}}, c.env.Now())
+	return all, nil
 }
 
 func (c *cloud) thing(r simcloud.Resource) rehearse.Thing {

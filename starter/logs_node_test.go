@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/almanac-run/almanac/activities/host"
+	"github.com/almanac-run/almanac/internal/output"
+)
+
+// farNode answers as a node does whose output directory is elsewhere.
+type farNode struct {
+	t     *testing.T
+	node  host.Node
+	down  bool
+	asked int
+}
+
+func (n *farNode) ask(ctx context.Context, activity, node string, in, out any) error {
+	n.asked++
+	if n.down || node != n.node.ID {
+		return fmt.Errorf("node %s does not answer", node)
+	}
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	if activity != host.OutputRead {
+		return fmt.Errorf("asked for %s", activity)
+	}
+	answer, err := host.ReadOutput(n.node).Do(ctx, raw)
+	if err != nil {
+		return err
+	}
+	if raw, err = json.Marshal(answer); err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, out)
+}
+
+// What a node keeps to itself is read there: all of it, its last lines with few questions, and what comes later.
+func TestFarOutput(t *testing.T) {
+	n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}}
+	here, there := output.Dir(t.TempDir()), output.Dir(n.node.OutputDir)
+	ref := output.Ref("x", "step", "far-1")
+	text := strings.Repeat("a line with an ä in it\n", 40_000)
+	write(t, there, ref, text)
+	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, failed: map[string]farFailure{}}
+	read := func(tail int) string {
+		t.Helper()
+		var b strings.Builder
+		a := &app{stdout: &b}
+		r := &logReader{logRef: logRef{step: "step", target: "far-1", ref: ref}}
+		if err := r.open(a.opener(here, far), tail); err != nil {
+			t.Fatal(err)
+		}
+		defer r.close()
+		if err := r.print(a, false, true); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	if got := read(-1); got != text {
+		t.Errorf("%d bytes, want %d", len(got), len(text))
+	}
+	if most := len(text)/host.MaxOutputRead + 2; n.asked > most {
+		t.Errorf("asked %d times for %d bytes, want at most %d", n.asked, len(text), most)
+	}
+	n.asked = 0
+	if got := read(3); got != strings.Repeat("a line with an ä in it\n", 3) || n.asked > 3 {
+		t.Errorf("the last lines, after %d questions: %q", n.asked, got)
+	}
+
+	// Followed, it is asked now and then, and once more at the end.
+	far.last = false
+	w, err := there.Append(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	a := &app{stdout: &b}
+	r := &logReader{logRef: logRef{step: "step", target: "far-1", ref: ref}}
+	if err := r.open(a.opener(here, far), 0); err != nil {
+		t.Fatal(err)
+	}
+	n.asked = 0
+	for i := range 20 {
+		if i == 10 {
+			if _, err := io.WriteString(w, "late\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.print(a, false, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n.asked > 2 {
+		t.Errorf("asked %d times in a moment", n.asked)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	far.last = true
+	if err := r.print(a, false, true); err != nil || b.String() != "late\n" {
+		t.Errorf("%v, %q", err, b.String())
+	}
+}
+
+// A node that is away does not hold up the others, and is named at the end.
+func TestFarOutputOfNodeThatIsAway(t *testing.T) {
+	n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}, down: true}
+	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, most: 2, failed: map[string]farFailure{}}
+	for i := range 3 {
+		_, err := far.open(logRef{"s", "far-1", output.Ref("x", fmt.Sprint("s", i), "far-1")})
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+	}
+	if n.asked != 1 || !strings.Contains(far.why(), "far-1: node far-1 does not answer") {
+		t.Errorf("asked %d times; %s", n.asked, far.why())
+	}
+	n.down, far.last = false, false
+	ref := output.Ref("x", "s", "far-1")
+	write(t, output.Dir(n.node.OutputDir), ref, "first\n")
+	far.failed["far-1"] = farFailure{errors.New("away"), time.Now().Add(-deafFor)}
+	r, err := far.open(logRef{"s", "far-1", ref})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.down = true
+	if b, err := io.ReadAll(r); string(b) != "first\n" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	far.last = true
+	if _, err := io.ReadAll(r); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("the rest: %v", err)
+	}
+	// Only so many without a --target.
+	for i := range 3 {
+		_, _ = far.open(logRef{"s", fmt.Sprint("n", i), output.Ref("x", "s", fmt.Sprint("n", i))})
+	}
+	if !strings.Contains(far.why(), "--target") {
+		t.Error(far.why())
+	}
+}
