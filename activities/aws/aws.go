@@ -17,6 +17,7 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/registry"
 )
 
 // Env is what the actions work with.
@@ -34,6 +35,10 @@ type Env struct {
 	// Models tells of operations which members are tokens, and how to get their
 	// next page; nil is those that come with this program.
 	Models *awsapi.Models
+
+	// Nodes lists the nodes of the registry, for what reports on them. With nil
+	// such actions answer that there is none.
+	Nodes func(ctx context.Context) ([]registry.Listed, error)
 }
 
 // Actions lists the actions of this package.
@@ -72,6 +77,7 @@ func Actions(env Env) []action.Action {
 		publish(env),
 		send(env),
 		importFindings(env),
+		importCompliance(env),
 		call(env),
 	}
 }

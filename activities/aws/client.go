@@ -31,6 +31,14 @@ func (e Env) in(ctx context.Context, s Scope) client {
 	return client{Env: e, scope: awsapi.Scope(s), step: action.FromContext(ctx)}
 }
 
+// Time is the time by the clock of Env.
+func (e Env) Time() time.Time {
+	if e.Now == nil {
+		return time.Now()
+	}
+	return e.Now()
+}
+
 // at is the same client in another region.
 func (c client) at(region string) client {
 	c.scope.Region = region

@@ -8,6 +8,7 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/simcloud"
 )
 
@@ -98,6 +99,11 @@ func TestAllInputs(t *testing.T) {
 			return map[string]any{"product_arn": "arn:aws:securityhub:us-east-1:123456789012:product/123456789012/default", "findings": []any{map[string]any{
 				"Id": "mine", "Title": "t", "Description": "d", "Severity": map[string]any{"Normalized": 10}, "Resources": []any{map[string]any{"Type": "Other", "Id": "x"}}}}}
 		}, "made finding mine"},
+		{"aws.securityhub.import_compliance", func(w *world) map[string]any {
+			n := registry.Listed{Node: registry.Node{ID: "web-1", Compliance: []registry.Compliance{{Baseline: "linux"}, {Baseline: "sshd"}}}}
+			w.env.Nodes = func(context.Context) ([]registry.Listed, error) { return []registry.Listed{n}, nil }
+			return map[string]any{"baseline": "sshd", "fleet": "east"}
+		}, "made finding almanac/compliance/east/web-1/sshd"},
 	} {
 		t.Run(tt.action, func(t *testing.T) {
 			w := newWorld(t, functions)

@@ -63,23 +63,43 @@ with:
 				all = append(all, full)
 				out.IDs = append(out.IDs, members(full).text("Id"))
 			}
-			var refused []string
-			for some := range slices.Chunk(all, mostFindings) {
-				answer, err := c.call(ctx, "securityhub", "BatchImportFindings", members{"Findings": some})
-				if err != nil {
-					return out, err
-				}
-				out.Imported += int(answer.int("SuccessCount"))
-				for _, f := range answer.list("FailedFindings") {
-					refused = append(refused, fmt.Sprintf("%s: %s: %s", f.text("Id"), f.text("ErrorCode"), f.text("ErrorMessage")))
-				}
+			refused, imported, err := c.batchImport(ctx, all)
+			out.Imported = imported
+			if err != nil {
+				return out, err
 			}
 			if len(refused) > 0 {
-				return out, action.Errorf(action.Invalid, "Security Hub refused %d of %d findings: %s", len(refused), len(all), strings.Join(refused, "; "))
+				return out, refusedFindings(refused, len(all))
 			}
 			return out, nil
 		},
 	})
+}
+
+// batchImport imports findings. It says of those that Security Hub refused why,
+// and how many it took.
+func (c client) batchImport(ctx context.Context, findings []any) (refused []string, imported int, err error) {
+	for some := range slices.Chunk(findings, mostFindings) {
+		answer, err := c.call(ctx, "securityhub", "BatchImportFindings", members{"Findings": some})
+		if err != nil {
+			return refused, imported, err
+		}
+		imported += int(answer.int("SuccessCount"))
+		for _, f := range answer.list("FailedFindings") {
+			refused = append(refused, fmt.Sprintf("%s: %s: %s", f.text("Id"), f.text("ErrorCode"), f.text("ErrorMessage")))
+		}
+	}
+	return refused, imported, nil
+}
+
+// refusedFindings names what Security Hub refused, the first of many.
+func refusedFindings(refused []string, of int) error {
+	const most = 20
+	more := ""
+	if len(refused) > most {
+		more = fmt.Sprintf("; and %d more", len(refused)-most)
+	}
+	return action.Errorf(action.Invalid, "Security Hub refused %d of %d findings: %s%s", len(refused), of, strings.Join(refused[:min(len(refused), most)], "; "), more)
 }
 
 // findingsHave is what findings need and need not say.

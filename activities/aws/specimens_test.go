@@ -9,6 +9,7 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/simcloud"
 )
 
@@ -292,6 +293,13 @@ var specimens = []specimen{
 		setup: func(w *world) map[string]any {
 			return map[string]any{"findings": []any{map[string]any{"Title": "t", "Description": "d", "Severity": map[string]any{"Label": "LOW"},
 				"Types": []any{"Software and Configuration Checks"}, "Resources": []any{map[string]any{"Type": "Other", "Id": "x"}}}}}
+		}},
+	{action: "aws.securityhub.import_compliance", effect: "finding",
+		setup: func(w *world) map[string]any {
+			n := registry.Listed{Node: registry.Node{ID: "web-1"}}
+			n.Node = n.Assess(registry.Compliance{Baseline: "linux", Status: registry.NonCompliant, Missing: map[string]int{"critical": 1}}, w.time())
+			w.env.Nodes = func(context.Context) ([]registry.Listed, error) { return []registry.Listed{n}, nil }
+			return map[string]any{}
 		}},
 	{action: "aws.call", made: "+ launch-template",
 		setup: func(w *world) map[string]any {

@@ -62,7 +62,8 @@ const (
 	documentLinux   = "AWS-RunShellScript"
 	documentWindows = "AWS-RunPowerShellScript"
 
-	mostTargets  = 50 // that SendCommand takes by id
+	stopTakes    = time.Minute // that a cancelled command is followed to its end
+	mostTargets  = 50          // that SendCommand takes by id
 	mostComment  = 100
 	outputOfOne  = 4 << 10 // bytes of a stream, of one node
 	outputOfEach = 1 << 10 // of each of several
@@ -92,7 +93,7 @@ with:
 				return nil // it ended
 			}
 			c := env.in(ctx, in.Scope)
-			id, err := c.sentBefore(ctx, in, true)
+			id, err := c.sentBefore(ctx, in.InstanceIDs, c.token(), true)
 			if err != nil || id == "" {
 				return err
 			}
@@ -115,13 +116,13 @@ and what becomes part of its parameters may become code: do not pass values to A
 Each node is judged by itself: SSM calls a command a success when it could not be delivered to some nodes. If the script failed on a node the step
 fails with kind failed; if it ran nowhere badly but some nodes did not get it, with kind unreached. Both name the nodes.
 
-On cancel and time-out the command is cancelled. Rollback cancels a command that still runs; what a script did is for the runbook's
+On cancel and time-out the command is cancelled, and followed until it has ended on each node, for a minute at most. Rollback cancels a command that still runs; what a script did is for the runbook's
 own ` + "`rollback:`" + ` to take back.`
 
 // input is the call's, but for the targets.
 func (in sendCommandInput) input(c client) (members, error) {
 	input := members{
-		"Comment": c.comment(), "DocumentName": in.Document,
+		"Comment": c.comment(c.token()), "DocumentName": in.Document,
 		"TimeoutSeconds": seconds(in.DeliveryTimeout, 10*time.Minute),
 	}.with(members{"MaxConcurrency": in.MaxConcurrency, "MaxErrors": in.MaxErrors})
 	parameters := map[string]any{}
@@ -179,8 +180,8 @@ func seconds(d action.Duration, otherwise time.Duration) int64 {
 }
 
 // comment names the step to people, and, by its first word, to later attempts.
-func (c client) comment() string {
-	text := tagValue(c.token() + " " + c.step.Execution + " " + c.step.Step)
+func (c client) comment(mark string) string {
+	text := tagValue(mark + " " + c.step.Execution + " " + c.step.Step)
 	return text[:min(len(text), mostComment)]
 }
 
@@ -189,7 +190,7 @@ func (c client) send(ctx context.Context, in sendCommandInput) (sendCommandOutpu
 	if err != nil {
 		return sendCommandOutput{}, err
 	}
-	id, err := c.sentBefore(ctx, in, !c.first())
+	id, err := c.sentBefore(ctx, in.InstanceIDs, c.token(), !c.first())
 	if err != nil {
 		return sendCommandOutput{}, err
 	}
@@ -204,9 +205,9 @@ func (c client) send(ctx context.Context, in sendCommandInput) (sendCommandOutpu
 	if err != nil {
 		if ctx.Err() != nil && !c.step.Abandoned() {
 			// Nobody waits for it any more. It is stopped as far as SSM can.
-			late, stop := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-			defer stop()
-			err = fmt.Errorf("%w; command %s: %s", err, id, asked(c.cancel(late, id)))
+			late, done := context.WithTimeout(context.WithoutCancel(ctx), stopTakes)
+			defer done()
+			err = fmt.Errorf("%w; command %s %s", err, id, c.stop(late, id))
 		}
 		return sendCommandOutput{CommandID: id}, err
 	}
@@ -222,24 +223,49 @@ func (c client) send(ctx context.Context, in sendCommandInput) (sendCommandOutpu
 	return out, judge(id, results)
 }
 
-func asked(err error) string {
-	if err != nil {
-		return "its cancellation could not be asked for: " + err.Error()
+// stop cancels a command and follows it on each of its nodes to the end, as far
+// as ctx allows. It returns what it has come to, to go on from "command ID".
+func (c client) stop(ctx context.Context, id string) string {
+	if err := c.cancel(ctx, id); err != nil {
+		return "could not be cancelled: " + err.Error()
 	}
-	return "its cancellation was asked for"
+	var how []string
+	ok, err := c.within(ctx, stopTakes, "cancel command "+id, func() (bool, string, error) {
+		all, err := c.list(ctx, "ssm", "ListCommandInvocations", "CommandInvocations", members{"CommandId": id})
+		if err != nil {
+			return false, "", err
+		}
+		how = nil
+		open := []string{}
+		for _, v := range all {
+			if isOpen(v.text("Status")) {
+				open = append(open, v.text("InstanceId"))
+			}
+			how = append(how, v.text("StatusDetails")+" on "+v.text("InstanceId"))
+		}
+		return len(all) > 0 && len(open) == 0, "still runs on " + named(open), nil
+	})
+	switch {
+	case ok:
+		return "was cancelled: " + named(sorted(how))
+	case err != nil && ctx.Err() == nil:
+		return "was cancelled, and how it ended is not known: " + err.Error()
+	}
+	return "was cancelled, and has not ended everywhere so far: " + named(sorted(how))
 }
 
-// sentBefore finds the command that an attempt before has sent; empty if there
-// is none. If there may be one it looks until the news would have come.
-func (c client) sentBefore(ctx context.Context, in sendCommandInput, mayHave bool) (id string, err error) {
+// sentBefore finds the command that an attempt before has sent, by the first word
+// of its comment; empty if there is none. If there may be one it looks until the
+// news would have come.
+func (c client) sentBefore(ctx context.Context, instances []string, mark string, mayHave bool) (id string, err error) {
 	input := members{"Filters": []any{map[string]any{"key": "InvokedAfter", "value": c.Now().Add(-sentWithin).UTC().Format("2006-01-02T15:04:05Z")}}}
-	if len(in.InstanceIDs) > 0 {
-		input["InstanceId"] = sorted(in.InstanceIDs)[0]
+	if len(instances) > 0 {
+		input["InstanceId"] = sorted(instances)[0]
 	}
 	look := func() (bool, string, error) {
 		found, err := c.list(ctx, "ssm", "ListCommands", "Commands", input)
 		for _, cmd := range found {
-			if first, _, _ := strings.Cut(cmd.text("Comment"), " "); first == c.token() {
+			if first, _, _ := strings.Cut(cmd.text("Comment"), " "); first == mark && id == "" { // the newest stands first
 				id = cmd.text("CommandId")
 			}
 		}
@@ -363,8 +389,11 @@ func (c client) readOutput(ctx context.Context, in sendCommandInput, id string, 
 	if of > 1 {
 		most = outputOfEach
 	}
-	r.ExitCode = int(answer.int("ResponseCode"))
-	r.Stdout, r.Stderr = tail(answer.text("StandardOutputContent"), most), tail(answer.text("StandardErrorContent"), most)
+	stderr := answer.text("StandardErrorContent")
+	if r.ExitCode = int(answer.int("ResponseCode")); in.Script != "" {
+		r.ExitCode, stderr = exitCode(r.ExitCode, stderr)
+	}
+	r.Stdout, r.Stderr = tail(answer.text("StandardOutputContent"), most), tail(stderr, most)
 	codes := in.SuccessCodes
 	if len(codes) == 0 {
 		codes = []int{0}
@@ -379,6 +408,18 @@ func (c client) readOutput(ctx context.Context, in sendCommandInput, id string, 
 		r.Status = statusFailed
 	}
 	return nil
+}
+
+// exitCode is a script's own exit code, and what it wrote to standard error: the
+// wrapper tells SSM another one where the agent would restart the machine.
+func exitCode(told int, stderr string) (int, string) {
+	first, rest, _ := strings.Cut(stderr, "\n")
+	text, says := strings.CutPrefix(strings.TrimRight(first, "\r"), saysExit)
+	code, err := strconv.Atoi(text)
+	if told != 1 || !says || err != nil || code != rebootCode && code != rebootCodeWindows {
+		return told, stderr
+	}
+	return code, rest
 }
 
 // tail is the end of a text, at most so many bytes of it, from the beginning of

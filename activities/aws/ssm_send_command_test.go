@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -162,6 +164,53 @@ func TestScriptEnds(t *testing.T) {
 	}
 }
 
+// By 194 SSM's agent restarts the machine and runs the command again: the answer of
+// the second run is the same, and it would never end.
+func TestScriptDoesNotRestartTheMachine(t *testing.T) {
+	n := newNode(t)
+	for _, whole := range []bool{false, true} {
+		got := n.deliver(script{token: testToken + fmt.Sprint(whole), shell: "sh", text: "echo x; echo y >&2; exit 194", whole: whole}.lines())
+		r := Ran{Stderr: got.Stderr, Output: Place{Bucket: "x"}}
+		if r.readBytes(); whole && (r.bytes["stdout"] != 2 || r.bytes["stderr"] != 2) {
+			t.Errorf("%q: %v", got.Stderr, r.bytes)
+		}
+		if code, stderr := exitCode(got.Exit, r.Stderr); got.Exit != 1 || code != 194 || stderr != "y\n" || got.Stdout != "x\n" {
+			t.Errorf("%+v: %d, %q", got, code, stderr)
+		}
+	}
+	for _, tt := range []struct {
+		told   int
+		stderr string
+		want   int
+	}{{1, "almanac: exit code 0\n", 1}, {0, "almanac: exit code 194\n", 0}, {1, "almanac: exit code 3010\r\nx", 3010}, {1, "x\nalmanac: exit code 194\n", 1}, {3, "", 3}} {
+		if code, _ := exitCode(tt.told, tt.stderr); code != tt.want {
+			t.Errorf("%+v: %d", tt, code)
+		}
+	}
+}
+
+// One that is safe to repeat by itself is run again if it failed, and not if it did not.
+func TestScriptRepeatable(t *testing.T) {
+	n := newNode(t)
+	s := script{token: testToken, shell: "sh", text: counts + `test "$(wc -l <"$COUNT")" -ge 2`, repeat: true}
+	for i, want := range []int{1, 0, 0} {
+		if got := n.deliver(s.lines()); got.Exit != want {
+			t.Errorf("run %d: %+v", i, got)
+		}
+	}
+	if n.count() != 2 {
+		t.Errorf("ran %d times, want 2", n.count())
+	}
+}
+
+func TestScriptLeavesNoPlaceholder(t *testing.T) {
+	for _, s := range []script{{token: testToken}, {token: testToken, shell: "pwsh", user: "nobody", stdin: "x", dir: "/", whole: true}, {token: testToken, home: true, again: true, repeat: true, args: []string{"a"}}} {
+		if left := regexp.MustCompile("@[A-Z]+@").FindString(strings.Join(s.lines(), "\n")); left != "" {
+			t.Errorf("%+v: %s", s, left)
+		}
+	}
+}
+
 // A script of which nobody knows how it ended is not run again, unless it may be.
 func TestScriptUnknown(t *testing.T) {
 	n := newNode(t)
@@ -188,7 +237,7 @@ func TestScriptUnknown(t *testing.T) {
 func TestPowerShellText(t *testing.T) {
 	s := script{token: testToken, text: "Write-Host $env:A '@EXPORT@'", args: []string{"'; Remove-Item x; '", "$(x)"}, env: map[string]string{"A": "`$(calc)`"}, dir: "C:\\a b'"}
 	text := strings.Join(s.powershell(), "\n")
-	for _, v := range []string{"Remove-Item", "$(x)", "calc", "Write-Host", "C:\\a b", "@TOKEN@", "@SCRIPT@", "@ARGS@", "@EXPORT@", "@AGAIN@", "@EXIT@", "@SAYS@"} {
+	for _, v := range []string{"Remove-Item", "$(x)", "calc", "Write-Host", "C:\\a b", "@TOKEN@", "@SCRIPT@", "@ARGS@", "@EXPORT@", "@AGAIN@", "@EXIT@", "@SAYS@", "@SAYSEXIT@", "@REBOOT@", "@STDOUT@", "@STDERR@"} {
 		if strings.Contains(text, v) {
 			t.Errorf("%q stands in what is sent", v)
 		}
@@ -328,7 +377,7 @@ func TestCommandCancelled(t *testing.T) {
 		return w.sleep(ctx, d)
 	}
 	_, err := w.doIn(w.contextOf(ctx, 1), "aws.ssm.send_command", in)
-	if err == nil || !strings.Contains(err.Error(), "cancellation was asked for") || !strings.Contains(w.ledger(), "CancelCommand") {
+	if err == nil || !strings.Contains(err.Error(), "was cancelled: Cancelled on i-") || !strings.Contains(w.ledger(), "CancelCommand") {
 		t.Errorf("%v\n%s", err, w.ledger())
 	}
 	// And by the compensation, if the worker was gone at that time.

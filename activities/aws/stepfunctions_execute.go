@@ -118,3 +118,10 @@ func (c client) stopMachine(ctx context.Context, arn string) error {
 	})
 	return err
 }
+
+func asked(err error) string {
+	if err != nil {
+		return "its cancellation could not be asked for: " + err.Error()
+	}
+	return "its cancellation was asked for"
+}

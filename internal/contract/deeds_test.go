@@ -164,6 +164,7 @@ var undone = map[string]string{
 	"aws.autoscaling.start_instance_refresh": "StartInstanceRefresh: " + noCall,
 	"aws.ssm.wait_managed":                   "DescribeInstanceInformation: " + noCall,
 	"aws.ssm.send_command":                   "moto sends a command to every instance of the account, and each succeeds at once (ssm/models.py)",
+	"aws.securityhub.import_compliance":      "moto finds no findings by their generator (securityhub/models.py)",
 	"aws.stepfunctions.execute":              "an execution of moto runs for ever",
 }
 

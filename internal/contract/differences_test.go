@@ -32,7 +32,6 @@ var differences = []difference{
 	{"simcloud", "s3 multipart upload", "a large object is uploaded in parts", noSim + ": an upload of more than 8 MiB cannot be rehearsed"},
 	{"simcloud", "s3 regions", "it is read from elsewhere", "simcloud answers PermanentRedirect, which our client follows, so that its callers never see it"},
 	{"simcloud", "securityhub findings", "Security Hub is enabled", noSim},
-	{"simcloud", "securityhub findings", "findings are read", noSim + "; tests read them by Cloud.Findings"},
 	{"simcloud", "sns to sqs", "sns Subscribe", noSim + ": messages are in its ledger, and delivered to nobody"},
 
 	// What moto does not do as AWS does.

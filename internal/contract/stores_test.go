@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"strings"
+	"time"
 
 	"github.com/almanac-run/almanac/internal/awsapi"
 )
@@ -141,6 +142,11 @@ var storeScenarios = []scenario{
 			s.do("s3", "CopyObject", object{"Bucket": bucket, "Key": "reports/b.txt", "CopySource": bucket + "/reports/a.txt"})
 			out = s.do("s3", "GetObject", object{"Bucket": bucket, "Key": "reports/b.txt"})
 			s.equal("a copy is the same", out["Body"], any([]byte("other")))
+			out = s.do("s3", "GetObject", object{"Bucket": bucket, "Key": "reports/b.txt", "Range": "bytes=1-2"})
+			s.equal("a part of it is read", []any{get(out, "Body"), get(out, "ContentRange")}, []any{[]byte("th"), "bytes 1-2/5"})
+			out = s.do("s3", "GetObject", object{"Bucket": bucket, "Key": "reports/b.txt", "Range": "bytes=3-99"})
+			s.equal("up to its end", out["Body"], any([]byte("er")))
+			s.refused("and nothing behind it", "InvalidRange", "s3", "GetObject", object{"Bucket": bucket, "Key": "reports/b.txt", "Range": "bytes=5-9"})
 			out = s.do("s3", "ListObjectsV2", object{"Bucket": bucket})
 			s.equal("a list is sorted by key", texts(out, "Contents", "Key"), []string{"a key/ü+%.txt", "reports/a.txt", "reports/b.txt"})
 			out = s.do("s3", "ListObjectsV2", object{"Bucket": bucket, "Delimiter": "/"})
@@ -159,6 +165,30 @@ var storeScenarios = []scenario{
 			s.refused("nor is a bucket that never was", "NoSuchBucket", "s3", "GetObject", object{"Bucket": "contract-none-" + s.account, "Key": "a"})
 			_, err = s.in("eu-west-1", "s3", "CreateBucket", object{"Bucket": bucket + "-eu", "CreateBucketConfiguration": object{"LocationConstraint": "us-west-2"}})
 			s.settles("a bucket is made where it is asked for", refusal("IllegalLocationConstraintException", nil, err))
+		}},
+	{name: "logs streams", by: "CloudWatch Logs API Reference, CreateLogGroup, CreateLogStream, PutLogEvents, DescribeLogStreams, GetLogEvents",
+		run: func(s *stage) {
+			group := "/contract/" + s.account
+			s.do("logs", "CreateLogGroup", object{"logGroupName": group})
+			s.refused("a group is made once", "ResourceAlreadyExistsException", "logs", "CreateLogGroup", object{"logGroupName": group})
+			s.do("logs", "CreateLogStream", object{"logGroupName": group, "logStreamName": "c/i/stdout"})
+			s.do("logs", "CreateLogStream", object{"logGroupName": group, "logStreamName": "d/i/stdout"})
+			now := time.Now().UnixMilli()
+			s.do("logs", "PutLogEvents", object{"logGroupName": group, "logStreamName": "c/i/stdout", "logEvents": list(
+				object{"timestamp": now, "message": "one\ntwo"}, object{"timestamp": now, "message": "three"}, object{"timestamp": now + 1, "message": "four"})})
+			out := s.do("logs", "DescribeLogStreams", object{"logGroupName": group, "logStreamNamePrefix": "c/"})
+			s.equal("streams are found by prefix", texts(out, "logStreams", "logStreamName"), []string{"c/i/stdout"})
+			in := object{"logGroupName": group, "logStreamName": "c/i/stdout", "startFromHead": true, "limit": 2}
+			out = s.do("logs", "GetLogEvents", in)
+			s.equal("the first events first", texts(out, "events", "message"), []string{"one\ntwo", "three"})
+			in["nextToken"] = out["nextForwardToken"]
+			out = s.do("logs", "GetLogEvents", in)
+			s.equal("then the others", texts(out, "events", "message"), []string{"four"})
+			in["nextToken"] = out["nextForwardToken"]
+			out = s.do("logs", "GetLogEvents", in)
+			s.equal("at the end the token stays", []any{len(items(out, "events")), out["nextForwardToken"]}, []any{0, in["nextToken"]})
+			s.refused("there is no other group", "ResourceNotFoundException", "logs", "DescribeLogStreams", object{"logGroupName": group + "x"})
+			s.refused("and no other stream", "ResourceNotFoundException", "logs", "GetLogEvents", object{"logGroupName": group, "logStreamName": "x", "startFromHead": true})
 		}},
 	{name: "s3 multipart upload", by: "S3 API Reference, CreateMultipartUpload, UploadPart, CompleteMultipartUpload",
 		run: func(s *stage) {

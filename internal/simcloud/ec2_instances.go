@@ -35,6 +35,7 @@ type instance struct {
 	gone        time.Time // no longer described; zero while it is not terminated
 	agent       Agent
 	registered  time.Time // of the SSM agent; zero is never
+	hybrid      bool      // no instance, but a machine elsewhere that Systems Manager knows
 }
 
 type volume struct {
@@ -231,7 +232,7 @@ func (k *call) placed(what *launch) error {
 func (k *call) hasRoom(n int64) error {
 	have := 0
 	for _, i := range k.instances.all() {
-		if i.place == k.place && !i.isGone(k.now) {
+		if i.place == k.place && !i.hybrid && !i.isGone(k.now) {
 			have++
 		}
 	}
@@ -335,7 +336,7 @@ func (k *call) describedInstances() ([]*instance, error) {
 	}
 	if named == nil {
 		for _, i := range k.instances.all() {
-			if i.place == k.place && !i.isGone(k.now) && k.sees(i.resource) {
+			if i.place == k.place && !i.hybrid && !i.isGone(k.now) && k.sees(i.resource) {
 				rows = append(rows, i)
 			}
 		}
@@ -363,7 +364,7 @@ func (k *call) describedInstances() ([]*instance, error) {
 // instance finds an instance, terminated or not.
 func (k *call) instance(id string) (*instance, error) {
 	i, ok := k.instances.get(id)
-	if !ok || i.place != k.place || i.isGone(k.now) || !k.sees(i.resource) {
+	if !ok || i.place != k.place || i.hybrid || i.isGone(k.now) || !k.sees(i.resource) {
 		return nil, k.noSuch("instance", id)
 	}
 	return i, nil

@@ -19,6 +19,7 @@ var servicesRules = map[string]rules{
 	"ec2":                      {"MissingParameter", "UnknownParameter", "InvalidParameterValue", "RequestLimitExceeded", 503},
 	"kms":                      {"ValidationException", "ValidationException", "ValidationException", "ThrottlingException", 400},
 	"lambda":                   {"InvalidParameterValueException", "InvalidParameterValueException", "InvalidParameterValueException", "TooManyRequestsException", 429},
+	"logs":                     {"InvalidParameterException", "InvalidParameterException", "InvalidParameterException", "ThrottlingException", 400},
 	"resourcegroupstaggingapi": {"InvalidParameterException", "InvalidParameterException", "InvalidParameterException", "ThrottledException", 400},
 	"s3":                       {"InvalidRequest", "InvalidArgument", "InvalidArgument", "SlowDown", 503},
 	"secretsmanager":           {"ValidationException", "InvalidParameterException", "InvalidParameterException", "ThrottlingException", 400},
@@ -83,6 +84,8 @@ func statusOf(service, code string, class awsapi.Class) int {
 		return servicesRules[service].status
 	case class == awsapi.Unavailable:
 		return 500
+	case code == "InvalidRange":
+		return 416
 	case code == "InvalidInstanceId" || code == "InvalidAMIID.Unavailable":
 		return 400
 	case class == awsapi.Denied:

@@ -278,19 +278,36 @@ func (k *call) parameterToTag() (*parameter, error) {
 }
 
 func addTagsToResource(k *call) (map[string]any, error) {
-	p, err := k.parameterToTag()
+	r, err := k.toTag()
 	if err != nil {
 		return nil, err
 	}
-	maps.Copy(p.tags, k.in.tags("Tags"))
-	k.changed(p.resource, "tags")
+	maps.Copy(r.tags, k.in.tags("Tags"))
+	k.changed(r, "tags")
 	return map[string]any{}, nil
 }
 
 func listTagsForResource(k *call) (map[string]any, error) {
-	p, err := k.parameterToTag()
+	r, err := k.toTag()
 	if err != nil {
 		return nil, err
 	}
-	return object("TagList", tagList(p.tags)), nil
+	return object("TagList", tagList(r.tags)), nil
+}
+
+// toTag finds what a call tags: a parameter, or a hybrid node. Instances have the
+// tags of EC2.
+func (k *call) toTag() (*resource, error) {
+	if k.in.str("ResourceType") != "ManagedInstance" {
+		p, err := k.parameterToTag()
+		if err != nil {
+			return nil, err
+		}
+		return p.resource, nil
+	}
+	i, ok := k.instances.get(k.in.str("ResourceId"))
+	if !ok || i.place != k.place || !i.hybrid {
+		return nil, k.fail("InvalidResourceId", "The resource ID isn't valid. Verify that you entered the correct ID and try again.")
+	}
+	return i.resource, nil
 }

@@ -3,9 +3,12 @@ package simcloud
 import (
 	"crypto/md5"
 	"encoding/hex"
+	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -184,7 +187,7 @@ func copyObject(k *call) (map[string]any, error) {
 
 // read finds the object that a call reads.
 func (k *call) read(missing string) (*s3Object, error) {
-	if err := k.unsimulated("Range", "VersionId", "PartNumber", "IfModifiedSince", "IfUnmodifiedSince"); err != nil {
+	if err := k.unsimulated("VersionId", "PartNumber", "IfModifiedSince", "IfUnmodifiedSince"); err != nil {
 		return nil, err
 	}
 	b, err := k.bucketNamed(k.in.str("Bucket"))
@@ -217,14 +220,38 @@ func getObject(k *call) (map[string]any, error) {
 		return nil, err
 	}
 	out := headOf(o)
-	out["Body"] = slices.Clone(o.body)
-	if o.body == nil {
-		out["Body"] = []byte{}
+	body := o.body
+	if text := k.in.str("Range"); text != "" {
+		from, to, err := k.byteRange(text, len(o.body))
+		if err != nil {
+			return nil, err
+		}
+		body = o.body[from : to+1]
+		maps.Copy(out, object("ContentLength", len(body), "ContentRange", fmt.Sprintf("bytes %d-%d/%d", from, to, len(o.body))))
 	}
+	out["Body"] = append([]byte{}, body...)
 	return out, nil
 }
 
+// byteRange reads "bytes=0-99"; both ends are included. An end beyond the object's
+// is the object's.
+func (k *call) byteRange(text string, size int) (from, to int, err error) {
+	first, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
+	from, errFrom := strconv.Atoi(first)
+	to, errTo := strconv.Atoi(last)
+	switch {
+	case !ok || errFrom != nil || errTo != nil || to < from:
+		return 0, 0, k.fail("NotSimulated", "the range %q is not simulated", text)
+	case from >= size:
+		return 0, 0, k.fail("InvalidRange", "The requested range is not satisfiable")
+	}
+	return from, min(to, size-1), nil
+}
+
 func headObject(k *call) (map[string]any, error) {
+	if err := k.unsimulated("Range"); err != nil {
+		return nil, err
+	}
 	o, err := k.read("404")
 	if err != nil {
 		return nil, err

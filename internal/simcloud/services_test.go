@@ -117,7 +117,13 @@ func TestS3(t *testing.T) {
 	w.is("folders", []any{folders["CommonPrefixes"], next["CommonPrefixes"], next["IsTruncated"]}, []any{[]any{m{"Prefix": "a/"}}, []any{m{"Prefix": "b/"}}, false})
 	w.do("s3 DeleteObject", object("a/0", nil))
 	w.do("s3 DeleteObject", object("a/0", nil))
-	w.fails("NotSimulated", "s3 GetObject", object("a/1", m{"Range": "bytes=0-1"}))
+	w.do("s3 PutObject", object("long", m{"Body": []byte("0123456789")}))
+	for of, want := range map[string]string{"bytes=0-3": "0123", "bytes=4-99": "456789", "bytes=9-9": "9"} {
+		out := w.do("s3 GetObject", object("long", m{"Range": of}))
+		w.is(of, string(out["Body"].([]byte)), want)
+	}
+	w.fails("InvalidRange", "s3 GetObject", object("long", m{"Range": "bytes=10-19"}))
+	w.fails("NotSimulated", "s3 GetObject", object("long", m{"Range": "bytes=-5"}))
 }
 
 func TestKMS(t *testing.T) {
@@ -251,6 +257,27 @@ func TestFindings(t *testing.T) {
 	w.do("securityhub BatchImportFindings", m{"Findings": []any{finding("a", "2026-11-03T00:00:00Z", nil)}})
 	w.do("securityhub BatchImportFindings", m{"Findings": []any{finding("a", "2026-11-01T00:00:00Z", nil)}})
 	w.is("one, and the newest", []any{len(w.Findings()), w.Findings()[0]["Title"]}, []any{1, "t 2026-11-03T00:00:00Z"})
+	workflow := func() any { return text(w.Findings()[0], "Workflow", "Status") }
+	who := m{"Id": "a", "ProductArn": "p"}
+	w.is("a workflow begins as new", workflow(), "NEW")
+	out = w.do("securityhub BatchUpdateFindings", m{"FindingIdentifiers": []any{who, m{"Id": "none", "ProductArn": "p"}}, "Workflow": m{"Status": "RESOLVED"}})
+	w.is("one is not there", text(out, "UnprocessedFindings", 0, "FindingIdentifier", "Id"), "none")
+	w.do("securityhub BatchImportFindings", m{"Findings": []any{finding("a", "2026-11-04T00:00:00Z", m{"Workflow": m{"Status": "NOTIFIED"}, "Compliance": m{"Status": "PASSED"}})}})
+	w.is("an import does not change it", workflow(), "RESOLVED")
+	w.do("securityhub BatchImportFindings", m{"Findings": []any{finding("a", "2026-11-05T00:00:00Z", m{"Compliance": m{"Status": "FAILED"}})}})
+	w.is("but it begins anew when the check fails", workflow(), "NEW")
+	w.do("securityhub BatchUpdateFindings", m{"FindingIdentifiers": []any{who}, "Workflow": m{"Status": "SUPPRESSED"}})
+	w.do("securityhub BatchImportFindings", m{"Findings": []any{finding("a", "2026-11-06T00:00:00Z", m{"RecordState": "ARCHIVED"}), finding("ab", "2026-11-06T00:00:00Z", nil)}})
+	w.do("securityhub BatchImportFindings", m{"Findings": []any{finding("a", "2026-11-07T00:00:00Z", nil)}})
+	w.is("what is suppressed stays so", []any{workflow(), text(w.Findings()[0], "RecordState")}, []any{"SUPPRESSED", "ACTIVE"})
+	find := func(name, value, how string) int {
+		out := w.do("securityhub GetFindings", m{"Filters": m{name: []any{m{"Value": value, "Comparison": how}}}})
+		all, _ := out["Findings"].([]any)
+		return len(all)
+	}
+	w.is("found by id", []any{find("Id", "a", "EQUALS"), find("Id", "a", "PREFIX"), find("WorkflowStatus", "NEW", "EQUALS")}, []any{1, 2, 1})
+	w.fails("NotSimulated", "securityhub GetFindings", m{"Filters": m{"Title": []any{m{"Value": "t", "Comparison": "EQUALS"}}}})
+	w.fails("NotSimulated", "securityhub BatchUpdateFindings", m{"FindingIdentifiers": []any{who}, "Note": m{"Text": "n", "UpdatedBy": "b"}})
 	w.fails("InvalidInputException", "securityhub BatchImportFindings", m{"Findings": slices.Repeat([]any{finding("a", "2026-11-01T00:00:00Z", nil)}, 101)})
 }
 

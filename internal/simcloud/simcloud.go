@@ -45,6 +45,10 @@ type Options struct {
 	// HostManagement lets agents register on instances without a profile.
 	HostManagement bool
 
+	// Patches says which patches Patch Manager knows of for an instance, as they are
+	// before it does anything; nil makes some up. It is asked once for each instance.
+	Patches func(Instance) []Patch
+
 	// Fails says why what is being made will fail in the end; "" is that it will
 	// not. Asked of images, snapshots, instances and stacks, and again of a stack
 	// that is updated.
@@ -95,6 +99,8 @@ type state struct {
 	templates table[*template]
 	commands  table[*command]
 	patched   map[string]*patchState // by instance
+	inventory table[*inventoryType]  // by instance and type
+	logs      table[*logGroup]
 
 	parameters table[*parameter]
 	secrets    table[*secret]
@@ -162,7 +168,7 @@ func (c *Cloud) Call(ctx context.Context, in awsapi.Scope, service, operation st
 // operations are all that is simulated.
 var operations = map[string]map[string]func(*call) (map[string]any, error){
 	"autoscaling": autoscalingOperations, "cloudformation": cloudformationOperations, "ec2": ec2Operations,
-	"kms": kmsOperations, "lambda": lambdaOperations, "resourcegroupstaggingapi": taggingOperations, "s3": s3Operations, "secretsmanager": secretsmanagerOperations,
+	"kms": kmsOperations, "lambda": lambdaOperations, "logs": logsOperations, "resourcegroupstaggingapi": taggingOperations, "s3": s3Operations, "secretsmanager": secretsmanagerOperations,
 	"securityhub": securityhubOperations, "sns": snsOperations, "sqs": sqsOperations, "ssm": ssmOperations,
 	"stepfunctions": stepfunctionsOperations, "sts": stsOperations,
 }
@@ -264,6 +270,7 @@ func (c *Cloud) settle(now time.Time) {
 		c.keepUp(g, now)
 	}
 	for _, cmd := range c.commands.all() {
+		cmd.losesNodes(now)
 		if c.Clock != nil && !cmd.isOver() {
 			c.advance(cmd, now)
 		}

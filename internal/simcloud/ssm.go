@@ -2,6 +2,7 @@ package simcloud
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,7 +13,8 @@ import (
 var ssmOperations = map[string]func(*call) (map[string]any, error){
 	"DescribeInstanceInformation": describeInstanceInformation, "SendCommand": sendCommand, "ListCommands": listCommands,
 	"ListCommandInvocations": listCommandInvocations, "GetCommandInvocation": getCommandInvocation, "CancelCommand": cancelCommand,
-	"DescribeInstancePatchStates": describeInstancePatchStates,
+	"DescribeInstancePatchStates": describeInstancePatchStates, "DescribeInstancePatches": describeInstancePatches,
+	"PutInventory": putInventory, "ListInventoryEntries": listInventoryEntries,
 
 	"PutParameter": putParameter, "GetParameter": getParameter, "GetParameters": getParameters,
 	"GetParametersByPath": getParametersByPath, "DeleteParameter": deleteParameter, "LabelParameterVersion": labelParameterVersion,
@@ -24,7 +26,7 @@ type Agent struct {
 	Never         bool          // it never registers
 	Late          time.Duration // it registers that much later than Delays.Register says
 	Silent        bool          // it is online, and takes no command: DeliveryTimedOut
-	Mute          bool          // it runs commands, and never says how they ended: DeliveryTimedOut, too
+	Mute          bool          // it runs commands, and never says how they ended: in progress, and in the end DeliveryTimedOut
 	Twice         bool          // it runs each command twice, and says how the second run ended
 	Undeliverable bool          // commands to it are Undeliverable
 	IgnoresCancel bool          // a command that runs is not stopped
@@ -53,6 +55,10 @@ type CommandResult struct {
 const (
 	stdoutShown, stderrShown, listShown = 24000, 8000, 2500
 )
+
+// mostDocument is about what the parameters of a command may have, in bytes of
+// their JSON: with them in it, a document has at most 64 KB.
+const mostDocument = 80 << 10
 
 // document is a document of AWS that can be sent.
 type document struct {
@@ -218,6 +224,9 @@ func (k *call) commandInput(doc document) error {
 		return k.fail("ValidationException", "Value '%d' at 'timeoutSeconds' failed to satisfy constraint: Member must have value from 30 to 2592000", t)
 	}
 	given := k.in.sub("Parameters")
+	if text, err := json.Marshal(given); err != nil || len(text) > mostDocument {
+		return k.fail("MaxDocumentSizeExceeded", "The size limit of a document is 64 KB.")
+	}
 	for _, name := range doc.required {
 		if len(given.strs(name)) == 0 {
 			return k.fail("InvalidParameters", "Document %s needs the parameter %s", k.in.str("DocumentName"), name)
@@ -488,7 +497,8 @@ func (c *Cloud) ended(cmd *command, v *invocation, result CommandResult, at time
 	}
 	v.result, v.end, v.exit = result, at, result.ExitCode
 	switch {
-	case v.instance.agent.Mute && !v.cancelled:
+	case (v.instance.agent.Mute || v.instance.ping(c.now()) != "Online") && !v.cancelled:
+		// An instance that was stopped in the meantime does not say how it ended, either.
 		v.details, v.end, v.exit, v.result = deliveryTimeout, cmd.expires, -1, CommandResult{}
 		return
 	case v.cancelled:
@@ -507,8 +517,32 @@ func (c *Cloud) ended(cmd *command, v *invocation, result CommandResult, at time
 	c.keepOutput(cmd, v)
 }
 
-// keepOutput puts the whole output where OutputS3BucketName says.
+// losesNodes notes which nodes were stopped or terminated while the command ran:
+// nothing more is heard from them.
+func (cmd *command) losesNodes(now time.Time) {
+	for _, v := range cmd.instances {
+		if v.ran && !v.cancelled && v.end.After(now) && v.instance.ping(now) != "Online" {
+			v.details, v.end, v.exit, v.result = deliveryTimeout, cmd.expires, -1, CommandResult{}
+		}
+	}
+}
+
+// keepOutput puts the whole output where OutputS3BucketName and
+// CloudWatchOutputConfig say. What is empty is not written.
 func (c *Cloud) keepOutput(cmd *command, v *invocation) {
+	if logs := cmd.in.sub("CloudWatchOutputConfig"); logs.bool("CloudWatchOutputEnabled") {
+		name := or(logs.str("CloudWatchLogGroupName"), "/aws/ssm/"+cmd.in.str("DocumentName"))
+		c.byItself("ssm", cmd.place, cmd.id+" logs "+v.instance.id, v.end, func(k *call) {
+			g, ok := c.logs.get(k.key(name))
+			if !ok {
+				g = k.newLogGroup(name)
+			}
+			stream := strings.Join([]string{cmd.id, v.instance.id, strings.ReplaceAll(cmd.document.plugin, ":", "-"), ""}, "/")
+			late := v.end.Add(c.pick(c.Delays.Command, "logs", cmd.id))
+			g.write(stream+"stdout", v.result.Stdout, v.end, late)
+			g.write(stream+"stderr", v.result.Stderr, v.end, late)
+		})
+	}
 	b, ok := c.buckets3.get(cmd.in.str("OutputS3BucketName"))
 	if !ok {
 		return
@@ -522,52 +556,6 @@ func (c *Cloud) keepOutput(cmd *command, v *invocation) {
 			}
 		}
 	})
-}
-
-type patchState struct {
-	installed, missing, pending int64
-	operation                   string
-	start, end                  time.Time
-}
-
-// patch notes what a run of the patch baseline did.
-func (c *Cloud) patch(cmd *command, v *invocation) {
-	if cmd.in.str("DocumentName") != "AWS-RunPatchBaseline" {
-		return
-	}
-	p := c.patched[v.instance.id]
-	if p == nil {
-		p = &patchState{installed: 200, missing: int64(c.share("patches", v.instance.id) * 20)}
-		c.patched[v.instance.id] = p
-	}
-	params := cmd.in.sub("Parameters")
-	p.start, p.end = v.start, v.end
-	if p.operation = params.strs("Operation")[0]; p.operation != "Install" {
-		return
-	}
-	if slices.Contains(params.strs("RebootOption"), "NoReboot") {
-		p.pending += p.missing
-	} else {
-		v.instance.boots++
-		p.installed, p.pending = p.installed+p.missing+p.pending, 0
-	}
-	p.missing = 0
-}
-
-func describeInstancePatchStates(k *call) (map[string]any, error) {
-	var rows []string
-	for _, id := range k.in.strs("InstanceIds") {
-		if p := k.patched[id]; p != nil && !k.now.Before(p.end) {
-			rows = append(rows, id)
-		}
-	}
-	rows, next := page(k, rows, "MaxResults")
-	return object("NextToken", next, "InstancePatchStates", list(rows, func(id string) map[string]any {
-		p := k.patched[id]
-		return object("InstanceId", id, "PatchGroup", "default", "BaselineId", "pb-0123456789abcdef0", "Operation", p.operation,
-			"OperationStartTime", p.start, "OperationEndTime", p.end, "InstalledCount", p.installed, "MissingCount", p.missing,
-			"InstalledPendingRebootCount", p.pending, "FailedCount", 0)
-	})), nil
 }
 
 // command finds a command that may be seen; nil if none may.
@@ -850,7 +838,7 @@ func describeInstanceInformation(k *call) (map[string]any, error) {
 		"PlatformTypes": func(i *instance) string {
 			return map[string]string{"linux": "Linux", "windows": "Windows"}[i.platform()]
 		},
-		"ResourceType": func(*instance) string { return "EC2Instance" },
+		"ResourceType": (*instance).resourceType,
 		"IamRole":      func(i *instance) string { return i.profile },
 	}
 	for _, f := range by {
@@ -869,10 +857,32 @@ func describeInstanceInformation(k *call) (map[string]any, error) {
 		if strings.HasPrefix(i.image.name, "ubuntu") {
 			name = "Ubuntu"
 		}
-		return object("InstanceId", i.id, "PingStatus", i.ping(k.now), "LastPingDateTime", k.now, "AgentVersion", i.agentVersion(),
-			"IsLatestVersion", true, "PlatformType", known["PlatformTypes"](i), "PlatformName", name, "ResourceType", "EC2Instance",
-			"ComputerName", i.id+"."+i.region+".compute.internal", "RegistrationDate", i.registered)
+		version, computer := "2023", i.id+"."+i.region+".compute.internal"
+		switch name {
+		case "Ubuntu":
+			version = "24.04"
+		case "Amazon Linux":
+		default:
+			version = "10.0.20348"
+		}
+		if i.hybrid {
+			computer = i.name
+		}
+		seen := k.now
+		if i.ping(k.now) != "Online" {
+			seen = i.phase.until
+		}
+		return object("InstanceId", i.id, "PingStatus", i.ping(k.now), "LastPingDateTime", seen, "AgentVersion", i.agentVersion(),
+			"IsLatestVersion", true, "PlatformType", known["PlatformTypes"](i), "PlatformName", name, "PlatformVersion", version, "ResourceType", i.resourceType(),
+			"ComputerName", computer, "RegistrationDate", i.registered)
 	})), nil
+}
+
+func (i *instance) resourceType() string {
+	if i.hybrid {
+		return "ManagedInstance"
+	}
+	return "EC2Instance"
 }
 
 func (i *instance) agentVersion() string { return or(i.agent.Version, "3.3.3050.0") }
