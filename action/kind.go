@@ -29,6 +29,10 @@ const (
 	Lost      Kind = "lost"      // whoever ran it stopped reporting; the effect may have happened
 	Unknown   Kind = "unknown"   // a node cannot tell how the command ended; it was not run again
 	Cancelled Kind = "cancelled"
+
+	// Restarting is not a failure: the node restarts as part of the work, and is to be offered the
+	// same work under the same token when it is back. Its detail is a RestartDetail. No step ends with it.
+	Restarting Kind = "restarting"
 )
 
 // Kinds lists every kind, in the order of the reference page.
@@ -39,6 +43,11 @@ var Kinds = []Kind{Invalid, Denied, NotFound, Conflict, Throttled, Unavailable, 
 // after an error of this kind: what passes by itself is, what a person must look at is not.
 func (k Kind) Retryable() bool {
 	return k == Throttled || k == Unavailable || k == Lost
+}
+
+// RestartDetail is the detail of an Error of kind Restarting.
+type RestartDetail struct {
+	Within string `json:"within"` // how long the node may be away, as a duration's text
 }
 
 // Error is an error with a kind.

@@ -214,7 +214,8 @@ func (t retries) newPolicy() *temporal.RetryPolicy {
 		InitialInterval: t.first, BackoffCoefficient: t.factor, MaximumInterval: t.most,
 		MaximumAttempts: int32(t.attempts),
 		// A timeout of the work itself is not a lost worker (TimeoutFailureTypePrefix in the server).
-		NonRetryableErrorTypes: []string{"TemporalTimeout:StartToClose"},
+		// A restart is for the interpreter to wait for, longer than the server would.
+		NonRetryableErrorTypes: []string{"TemporalTimeout:StartToClose", string(action.Restarting)},
 	}
 	for _, k := range action.Kinds {
 		if k != action.Lost && !(sameWork(k) && t.again(string(k))) {
@@ -333,6 +334,24 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 	}
 	var out json.RawMessage
 	err = work.get(ctx, &out)
+	restarted := time.Duration(0)
+	for n := 0; n < mostRestarts && ctx.Err() == nil; n++ {
+		within := restarts(err)
+		if within <= 0 || node == "" {
+			break
+		}
+		// The same work, under the same token, waits in the node's queue until its agent is back.
+		restarted = min(within, limit)
+		options.ScheduleToStartTimeout = restarted
+		rec.Message = fmt.Sprintf("node %s restarts; it may take %s", node, restarted)
+		r.dirty = true
+		if work = r.activity(ctx, options, s.Call.Action, id, token, args...); work.err != nil {
+			return nil, work.err
+		}
+		if err = work.get(ctx, &out); err == nil {
+			rec.Message = ""
+		}
+	}
 	if err == nil {
 		if u != nil {
 			u.Output = out
@@ -342,7 +361,11 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 	}
 	f := sc.fail("", s.Pos, "")
 	f.Target, f.Action = node, s.Call.Action
-	if !f.fromActivity(err) {
+	switch begun := f.fromActivity(err); {
+	case begun:
+	case restarted > 0: // it began before the restart
+		f.Kind, f.Message = string(action.Lost), fmt.Sprintf("node %s was not back %s after its restart", node, restarted)
+	default:
 		r.forget(u) // nothing ran: there is nothing to take back
 	}
 	if f.Kind == string(action.Timeout) && f.Message == "took longer than its timeout" {
@@ -353,6 +376,25 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 		return nil, ctx.Err()
 	}
 	return nil, f
+}
+
+// mostRestarts bounds how often a node may ask to be waited for in one attempt of a step.
+const mostRestarts = 5
+
+// restarts tells how long a node that restarts as part of its work is to be
+// waited for; 0 if that is not what the error says.
+func restarts(err error) time.Duration {
+	var app *temporal.ApplicationError
+	var detail json.RawMessage
+	var restart action.RestartDetail
+	if !errors.As(err, &app) || app.Type() != string(action.Restarting) || app.Details(&detail) != nil || json.Unmarshal(detail, &restart) != nil {
+		return 0
+	}
+	within, err := program.ParseDuration(restart.Within)
+	if err != nil {
+		return 0
+	}
+	return within
 }
 
 // activityID names one piece of scheduled work for people and for the output

@@ -36,6 +36,7 @@ type commandRunOutput struct {
 	Stdout   string          `json:"stdout" jsonschema:"what it wrote to standard output, without the last newline; of more than 4 KiB the beginning and the end"`
 	Ref      string          `json:"ref" jsonschema:"where its complete output is kept, both streams; starter logs prints it"`
 	Size     int64           `json:"size" jsonschema:"bytes of its complete output"`
+	Omitted  int64           `json:"omitted,omitempty" jsonschema:"bytes that it wrote beyond what the agent keeps (1 GiB), and that are lost; absent if all is kept"`
 	Duration action.Duration `json:"duration" jsonschema:"how long it ran"`
 }
 
@@ -132,7 +133,7 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 		return commandRunOutput{}, action.Errorf(kind, "the command could not be started: %s", rec.Error)
 	}
 	out := commandRunOutput{
-		ExitCode: rec.ExitCode, Stdout: strings.TrimRight(rec.Stdout, "\n"), Ref: rec.Ref, Size: rec.Size,
+		ExitCode: rec.ExitCode, Stdout: strings.TrimRight(rec.Stdout, "\n"), Ref: rec.Ref, Size: rec.Size, Omitted: rec.Omitted,
 		Duration: action.Duration(rec.EndedAt.Sub(rec.StartedAt).Round(time.Millisecond)),
 	}
 	fail := func(k action.Kind, format string, args ...any) (commandRunOutput, error) {
@@ -186,7 +187,7 @@ const (
 func (n Node) commandSpec(ctx context.Context, in commandRunInput) (command.Spec, error) {
 	call := action.FromContext(ctx)
 	spec := command.Spec{
-		Script: in.Script, Outputs: n.OutputDir, Stdout: keepStdout,
+		Script: in.Script, Outputs: n.OutputDir, MaxOutput: n.MaxOutput, Stdout: keepStdout,
 		Ref: output.Ref(call.Execution, strings.Replace(call.Step, "@"+n.ID, "", 1), n.ID),
 	}
 	reveal := func(s action.Secret) (string, error) {

@@ -7,6 +7,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,7 +17,9 @@ import (
 	"syscall"
 
 	"github.com/almanac-run/almanac/action"
+	"github.com/almanac-run/almanac/internal/inventory"
 	"github.com/almanac-run/almanac/internal/journal"
+	"github.com/almanac-run/almanac/internal/registry"
 )
 
 // Node is the machine that the actions work on.
@@ -36,6 +39,23 @@ type Node struct {
 
 	// OutputDir keeps the complete output of commands; empty is "output" in StateDir.
 	OutputDir string
+
+	// Reboot asks the machine to restart, and returns before that happens. nil: as the machine does
+	// it, and never for a node with a root directory.
+	Reboot func(ctx context.Context) error
+
+	// BootID differs after each restart of the machine. nil: the kernel's.
+	BootID func() string
+
+	// Report takes the facts of the node to the inventory. It returns an *inventory.MissingError if that
+	// wants items of which only the digest was sent. nil: they stay here.
+	Report func(ctx context.Context, facts inventory.Snapshot) error
+
+	// Comply tells the registry what the node comes to against a baseline. nil: nobody is told.
+	Comply func(ctx context.Context, c registry.Compliance) error
+
+	// MaxOutput is how many bytes of one command's output are kept; 0 is 1 GiB.
+	MaxOutput int64
 
 	// Stopping is closed when the agent is about to end: commands then go on without it. nil: never.
 	Stopping <-chan struct{}
@@ -58,6 +78,9 @@ func Actions(n Node) []action.Action {
 		serviceDisable(n),
 		serviceStatus(n),
 		nodeDescribe(n),
+		inventoryCollect(n),
+		patchScan(n),
+		patchInstall(n),
 	}
 }
 

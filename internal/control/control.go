@@ -94,18 +94,19 @@ func Run(ctx context.Context, o Options) error {
 	find := finder(o)
 	env := aws.Env{Caller: o.AWS, Nodes: func(ctx context.Context) ([]registry.Listed, error) { return lister.All(ctx, time.Now()) }}
 	activities.Register(w, append(catalog.Control(env), nodesAction(lister, find)), served)
-	activities.RegisterRemote(w, ssmnode.Actions(ssmnode.Env{AWS: env, Output: o.Output, OutputDir: o.OutputDir}), served)
 	kept := keeper{client: o.Client}
+	remote := ssmnode.Env{AWS: env, Output: o.Output, OutputDir: o.OutputDir, Comply: kept.signal}
 	if o.Inventory != "" {
 		st, err := store.Open(ctx, o.Inventory)
 		if err != nil {
 			return err
 		}
 		defer st.Close()
-		kept.store = st
+		kept.store, remote.Report = st, st.Record
 		activities.Register(w, serve.Activities(st, kept.tell), served)
 		go expire(ctx, st, o)
 	}
+	activities.RegisterRemote(w, ssmnode.Actions(remote), served)
 	w.RegisterActivityWithOptions(kept.recordCompliance, activity.RegisterOptions{Name: workflows.ActionRecordCompliance})
 	sync := &syncer{client: o.Client, lister: lister, taskQueue: o.TaskQueue, places: o.SSM, list: listNodes(o.AWS), log: o.Logger}
 	w.RegisterActivityWithOptions(sync.sync, activity.RegisterOptions{Name: workflows.ActionSync})

@@ -56,7 +56,11 @@ func (k keeper) tell(ctx context.Context, c inventory.Compliance) error {
 			finding.Missing[severity] = n
 		}
 	}
-	err := k.client.SignalWorkflow(ctx, registry.WorkflowID(c.Node), "", registry.SignalFacts, finding)
+	return k.signal(ctx, c.Node, finding)
+}
+
+func (k keeper) signal(ctx context.Context, node string, c registry.Compliance) error {
+	err := k.client.SignalWorkflow(ctx, registry.WorkflowID(node), "", registry.SignalFacts, c)
 	var none *serviceerror.NotFound
 	if errors.As(err, &none) {
 		return nil

@@ -36,6 +36,7 @@ type Options struct {
 	Root      string // directory that stands for the whole machine; empty: the machine
 	StateDir  string // journal and backups; of this node alone
 	OutputDir string // complete output of commands; empty: "output" in StateDir
+	MaxOutput int64  // bytes that are kept of one command's output; 0: 1 GiB
 	Tags      map[string]string
 	Logger    *slog.Logger // nil: slog.Default
 
@@ -59,6 +60,14 @@ func ExecMain() { command.Main() }
 
 var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
+// CheckID says what is wrong with the id of a node, if anything is.
+func CheckID(id string) error {
+	if !idForm.MatchString(id) {
+		return fmt.Errorf("node id %q: want letters, digits, '.', '_' and '-', at most 128", id)
+	}
+	return nil
+}
+
 // Queue is the task queue of a node.
 func Queue(id string) string { return "node/" + id }
 
@@ -73,7 +82,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	n := host.Node{
 		ID: o.ID, Tags: maps.Clone(o.Tags), Version: Version(),
-		Root: o.Root, StateDir: o.StateDir, OutputDir: o.OutputDir, Stopping: ctx.Done(),
+		Root: o.Root, StateDir: o.StateDir, OutputDir: o.OutputDir, MaxOutput: o.MaxOutput, Stopping: ctx.Done(),
 	}
 	// One state directory serves one agent.
 	lock, err := journal.At(o.StateDir).TryLock("agent.lock")
@@ -88,6 +97,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	n.Report, n.Comply = registrar.inventory, registrar.comply
 	if err := registrar.register(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -104,7 +114,7 @@ func Run(ctx context.Context, o Options) error {
 		// The answer to a heartbeat tells that a step was cancelled: so late, at most.
 		MaxHeartbeatThrottleInterval: 3 * time.Second,
 	})
-	activities.Register(w, host.Actions(n), activities.Options{Logger: o.Logger})
+	activities.Register(w, append(host.Actions(n), host.ReadOutput(n)), activities.Options{Logger: o.Logger})
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("node %s: %w", o.ID, err)
 	}
@@ -125,8 +135,8 @@ func (o *Options) complete() error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if !idForm.MatchString(o.ID) {
-		return fmt.Errorf("node id %q: want letters, digits, '.', '_' and '-', at most 128", o.ID)
+	if err := CheckID(o.ID); err != nil {
+		return err
 	}
 	if o.Namespace == "" {
 		o.Namespace = client.DefaultNamespace

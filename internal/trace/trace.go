@@ -35,6 +35,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/rehearse/play"
 	"github.com/almanac-run/almanac/lang/program"
 	"github.com/almanac-run/almanac/workflows"
@@ -231,6 +232,9 @@ func (s *stage) answer(ctx context.Context, a *play.Attempt) (json.RawMessage, e
 	case r != nil && r.kind == "unreached":
 		s.note("%s: %s", line, r.kind)
 		return nil, play.ErrUnreached
+	case r != nil && r.kind == string(action.Restarting): // its text is how long
+		s.note("%s: %s", line, r.kind)
+		return nil, temporal.NewApplicationError("the node restarts", r.kind, json.RawMessage(fmt.Sprintf(`{"within":%q}`, r.text)))
 	case r != nil:
 		s.note("%s: %s", line, r.kind)
 		return nil, temporal.NewApplicationError(r.text, r.kind)
