@@ -108,7 +108,14 @@ func (r *farOutput) fetch(offset int64) error {
 	ctx, cancel := context.WithTimeout(r.far.ctx, askTimeout)
 	defer cancel()
 	var out host.OutputReadOutput
-	err := r.far.ask(ctx, workflows.ActionReadOutput, r.target, host.OutputReadInput{Ref: r.ref, Offset: offset}, &out)
+	in := host.OutputReadInput{Ref: r.ref, Offset: offset}
+	err := errors.New("no agent")
+	if workflows.OfAWS(r.target) { // what ran through Systems Manager is with the control worker
+		err = r.far.ask(ctx, workflows.ActionReadOutput, "", in, &out)
+	}
+	if err != nil {
+		err = r.far.ask(ctx, workflows.ActionReadOutput, r.target, in, &out)
+	}
 	if err != nil {
 		return err
 	}

@@ -198,9 +198,13 @@ func (a *app) tellEnd(x *report.Execution, v workflows.View, id string) {
 		x.NotRolledBack = append(x.NotRolledBack, failureOf(f))
 	}
 	q := runview.Quote(id)
-	switch r.Outcome {
-	case workflows.Succeeded:
+	if r.Outcome == workflows.Succeeded {
+		if len(x.Groups) > 0 { // as many may fail as the step allows
+			x.Commands = append(x.Commands, a.again()+" run --only-failed "+q)
+		}
 		return
+	}
+	switch r.Outcome {
 	case workflows.Failed, workflows.TimedOut:
 		if len(r.RolledBack)+len(r.NotRolledBack) == 0 {
 			x.Left = "Nothing was rolled back: what the steps have done is still there."

@@ -189,11 +189,14 @@ func (r *run) describe(ctx workflow.Context, path string, ids []string) ([]Candi
 // id may be reached by our own agent or by Systems Manager's.
 var ofAWS = regexp.MustCompile(`^m?i-[0-9a-f]{8,17}$`)
 
+// OfAWS tells whether a node's id is that of an instance (i-…) or of a hybrid node (mi-…).
+func OfAWS(node string) bool { return ofAWS.MatchString(node) }
+
 // place finds out how nodes that were given by id are reached, where their ids leave it open.
 func (r *run) place(ctx workflow.Context, sc *scope, path string, s *program.Step, nodes []string) error {
 	open := []string{}
 	for _, n := range nodes {
-		if ofAWS.MatchString(n) && r.state.Remote[n] == nil {
+		if OfAWS(n) && r.state.Remote[n] == nil {
 			open = append(open, n)
 		}
 	}

@@ -56,11 +56,12 @@ func ReadOutput(n Node) action.Action {
 	return action.New(action.Def[OutputReadInput, OutputReadOutput]{
 		Name:    OutputRead,
 		Summary: "Read a part of a command's complete output",
-		Do:      n.readOutput,
+		Do:      n.ReadOutput,
 	})
 }
 
-func (n Node) readOutput(_ context.Context, in OutputReadInput) (OutputReadOutput, error) {
+// ReadOutput does what the action of that name does.
+func (n Node) ReadOutput(_ context.Context, in OutputReadInput) (OutputReadOutput, error) {
 	// Nodes may share a directory; each reads its own outputs only.
 	if path.Base(in.Ref) != path.Base(output.Ref("", "", n.ID)) {
 		return OutputReadOutput{}, action.Errorf(action.Invalid, "output %q is none of node %s", in.Ref, n.ID)

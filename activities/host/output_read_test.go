@@ -47,7 +47,7 @@ func TestReadOutput(t *testing.T) {
 				}
 				got := []byte{}
 				for range 1000 {
-					out, err := n.readOutput(t.Context(), OutputReadInput{Ref: ref, Offset: int64(len(got)), Limit: limit})
+					out, err := n.ReadOutput(t.Context(), OutputReadInput{Ref: ref, Offset: int64(len(got)), Limit: limit})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -87,13 +87,13 @@ func TestReadOutputPlaces(t *testing.T) {
 	}{
 		{0, 4, "0123", 0}, {8, 4, "89", 8}, {10, 4, "", 10}, {99, 4, "", 10}, {-3, 9, "789", 7}, {-99, 2, "01", 0},
 	} {
-		out, err := n.readOutput(t.Context(), OutputReadInput{Ref: ref, Offset: tt.offset, Limit: tt.limit})
+		out, err := n.ReadOutput(t.Context(), OutputReadInput{Ref: ref, Offset: tt.offset, Limit: tt.limit})
 		if err != nil || out.Data != tt.want || out.Offset != tt.at || out.Ended {
 			t.Errorf("%+v: %+v, %v", tt, out, err)
 		}
 	}
 	w.Close()
-	if out, err := n.readOutput(t.Context(), OutputReadInput{Ref: ref}); err != nil || !out.Ended {
+	if out, err := n.ReadOutput(t.Context(), OutputReadInput{Ref: ref}); err != nil || !out.Ended {
 		t.Errorf("after its writer: %+v, %v", out, err)
 	}
 }
@@ -119,7 +119,7 @@ func TestReadOutputRefuses(t *testing.T) {
 		"x/s/../web-1.log":            action.Invalid,
 		"x/s\x00/web-1.log":           action.Invalid,
 	} {
-		out, err := n.readOutput(t.Context(), OutputReadInput{Ref: ref})
+		out, err := n.ReadOutput(t.Context(), OutputReadInput{Ref: ref})
 		if err == nil || action.KindOf(err) != kind {
 			t.Errorf("%q: %+v, %v, want %s", ref, out, err, kind)
 		}

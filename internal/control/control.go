@@ -107,6 +107,9 @@ func Run(ctx context.Context, o Options) error {
 		go expire(ctx, st, o)
 	}
 	activities.RegisterRemote(w, ssmnode.Actions(remote), served)
+	if o.OutputDir != "" {
+		activities.Register(w, []action.Action{readOutput(o.OutputDir)}, served)
+	}
 	w.RegisterActivityWithOptions(kept.recordCompliance, activity.RegisterOptions{Name: workflows.ActionRecordCompliance})
 	sync := &syncer{client: o.Client, lister: lister, taskQueue: o.TaskQueue, places: o.SSM, list: listNodes(o.AWS), log: o.Logger}
 	w.RegisterActivityWithOptions(sync.sync, activity.RegisterOptions{Name: workflows.ActionSync})

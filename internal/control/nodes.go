@@ -2,10 +2,13 @@ package control
 
 import (
 	"context"
+	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/almanac-run/almanac/action"
+	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/ssmnode"
@@ -78,4 +81,20 @@ func listNodes(caller awsapi.Caller) func(context.Context, action.Target) ([]reg
 		err := ssmnode.List(ctx, caller, scope(place), func(n registry.Node) { found = append(found, n) })
 		return found, err
 	}
+}
+
+// readOutput reads the complete outputs of what ran through Systems Manager,
+// which are here and not on the nodes.
+func readOutput(dir string) action.Action {
+	return action.New(action.Def[host.OutputReadInput, host.OutputReadOutput]{
+		Name:    host.OutputRead,
+		Summary: "Read a part of a command's complete output",
+		Do: func(ctx context.Context, in host.OutputReadInput) (host.OutputReadOutput, error) {
+			id := strings.TrimSuffix(path.Base(in.Ref), ".log")
+			if !workflows.OfAWS(id) {
+				return host.OutputReadOutput{}, action.Errorf(action.NotFound, "output %q is on its node", in.Ref)
+			}
+			return host.Node{ID: id, OutputDir: dir}.ReadOutput(ctx, in)
+		},
+	})
 }
