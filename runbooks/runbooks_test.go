@@ -12,7 +12,7 @@ import (
 
 	"go.temporal.io/sdk/temporal"
 
-	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/catalog"
 	"github.com/almanac-run/almanac/internal/trace"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/lang/program"
@@ -25,7 +25,7 @@ func compiled(t *testing.T, name string) *program.Program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, diagnostics := compile.Compile(file, source, compile.Options{Actions: control.Actions(), Runbook: runbooks.Source})
+	p, diagnostics := compile.Compile(file, source, compile.Options{Actions: catalog.Actions(), Runbook: runbooks.Source})
 	for _, d := range diagnostics {
 		t.Errorf("%s (%s)", d, d.Code)
 	}

@@ -3,6 +3,7 @@ package workflows
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"time"
@@ -177,9 +178,7 @@ func (r *run) describe(ctx workflow.Context, path string, ids []string) ([]Candi
 			continue
 		}
 		known := (&registry.Node{Reach: registry.ReachAgent}).Facts()
-		for name, value := range facts {
-			known[name] = value
-		}
+		maps.Copy(known, facts)
 		all = append(all, Candidate{Facts: known})
 	}
 	return all, nil

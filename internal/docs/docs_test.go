@@ -11,8 +11,8 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/catalog"
-	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/internal/registry"
+	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/workflows"
 )
 
@@ -118,7 +118,7 @@ func TestSearchAttributesOfCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(regexp.MustCompile(`(?m)^\s+Attr\w+\s+= "`).FindAll(api, -1)); n != len(want) {
-		t.Errorf("workflows has %d search attributes, this test knows %d", n, len(want))
+	if n := len(regexp.MustCompile(`(?m)^\s+Attr\w+\s+= "`).FindAll(api, -1)); n != len(want)-1 { // the registry's stands there
+		t.Errorf("workflows has %d search attributes, this test knows %d", n, len(want)-1)
 	}
 }

@@ -201,7 +201,7 @@ func (n *Node) Status() string {
 // Facts is the node as conditions see it: `node` in `where:`.
 func (n *Node) Facts() map[string]any {
 	tags := make(map[string]any, len(n.Tags))
-	for k, v := range n.Tags { //workflowcheck:ignore each by itself
+	for k, v := range n.Tags {
 		tags[k] = v
 	}
 	return map[string]any{
