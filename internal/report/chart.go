@@ -176,7 +176,8 @@ func drawn(days []Day) *history {
 	every := max(1, (len(days)+mostTicks-1)/mostTicks)
 	for i, d := range days {
 		x := historyLeft + wide*float64(i)
-		b := dayBar{X: number(x + wide*0.08), W: number(wide * 0.84), Text: fmt.Sprintf("%s: %d compliant, %d not compliant, %d unknown",
+		bar := min(wide*0.84, 40) // of few days they stay bars
+		b := dayBar{X: number(x + (wide-bar)/2), W: number(bar), Text: fmt.Sprintf("%s: %d compliant, %d not compliant, %d unknown",
 			d.Day.UTC().Format(time.DateOnly), d.Compliant, d.NonCompliant, d.Unknown)}
 		from := 0.0
 		for _, part := range []struct {
@@ -191,7 +192,7 @@ func drawn(days []Day) *history {
 		h.Bars = append(h.Bars, b)
 		if i%every == 0 && i+every/2 < len(days) || i == len(days)-1 {
 			anchor := "middle"
-			if i == len(days)-1 {
+			if i == len(days)-1 && wide < 60 {
 				anchor = "end"
 				x = historyWidth - wide/2
 			}
