@@ -143,9 +143,15 @@ func TestOlderFile(t *testing.T) {
 		t.Fatal("AlmanacStep was not removed")
 	}
 	stop(t, s)
-	if got := attributes(t, dial(t, start(t, Options{File: file}))); !maps.Equal(got, settings.SearchAttributes) {
+	c = dial(t, start(t, Options{File: file}))
+	if got := attributes(t, c); !maps.Equal(got, settings.SearchAttributes) {
 		t.Errorf("an older file has %v, want %v", got, settings.SearchAttributes)
 	}
+	step := temporal.NewSearchAttributes(temporal.NewSearchAttributeKeyKeyword("AlmanacStep").ValueSet("copy"))
+	if _, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{TaskQueue: "test", TypedSearchAttributes: step}, echo, "x"); err != nil {
+		t.Errorf("the new attribute is not known yet: %v", err)
+	}
+	waitForCount(t, c, "AlmanacStep = 'copy'", 1)
 }
 
 // attributes are the server's search attributes named after Almanac.

@@ -12,26 +12,28 @@ import (
 	"testing"
 )
 
-// TestSearchAttributes compares the attributes with those that the interpreter writes. It reads the source, so that
-// settings need not link the interpreter.
+// TestSearchAttributes compares the attributes with those that executions and nodes write. It reads the source, so
+// that settings need not link the interpreter.
 func TestSearchAttributes(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "../../workflows/api.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var written []string
-	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.ValueSpec)
-		if !ok || !strings.HasPrefix(spec.Names[0].Name, "Attr") || len(spec.Values) != 1 {
-			return true
-		}
-		value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+	for _, name := range []string{"../../workflows/api.go", "../../internal/registry/registry.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		written = append(written, value)
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || !strings.HasPrefix(spec.Names[0].Name, "Attr") || len(spec.Values) != 1 {
+				return true
+			}
+			value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			written = append(written, value)
+			return true
+		})
+	}
 	slices.Sort(written)
 	if have := slices.Sorted(maps.Keys(SearchAttributes)); !slices.Equal(have, written) {
 		t.Errorf("the server gets %v, the interpreter writes %v", have, written)
