@@ -25,7 +25,7 @@ type Decision struct {
 	Offer
 	Decision string    `json:"decision" jsonschema:"install, failed, wait, reject, pinned or not_in_baseline"`
 	Rule     int       `json:"rule,omitempty" jsonschema:"number of the rule that decided, from 1"`
-	Until    time.Time `json:"until,omitzero" jsonschema:"of wait: when it will be approved; absent if the distribution gives no date to count from"`
+	Until    time.Time `json:"until,omitzero" jsonschema:"of wait: when it will be approved; absent if there is no date to count from"`
 	Why      string    `json:"why,omitempty" jsonschema:"what else there is to say"`
 }
 
@@ -134,10 +134,10 @@ func (j *judge) decide(o Offer, installed string) Decision {
 // approve notes what a rule that matches means for the offer, and tells whether
 // it is approved now. Of several rules that let it wait, the shortest wait counts.
 func (j *judge) approve(d *Decision, number int, rule Rule) bool {
-	until := time.Time{}
-	switch {
+	until, why := time.Time{}, ""
+	switch since := d.since(); {
 	case rule.After == 0:
-	case d.Published.IsZero():
+	case since.IsZero():
 		// Nobody knows how long others have had it: to take it for old would make the delay void.
 		if d.Decision != Wait {
 			d.Decision, d.Rule = Wait, number
@@ -145,11 +145,14 @@ func (j *judge) approve(d *Decision, number int, rule Rule) bool {
 		}
 		return false
 	default:
-		until = d.Published.Add(time.Duration(rule.After))
+		until = since.Add(time.Duration(rule.After))
+		if d.Published.IsZero() {
+			why = "counted from when it was first seen here, since the distribution gives no date"
+		}
 	}
 	if until.After(j.now) {
 		if d.Decision != Wait || d.Until.IsZero() || until.Before(d.Until) {
-			d.Decision, d.Rule, d.Until, d.Why = Wait, number, until.UTC(), ""
+			d.Decision, d.Rule, d.Until, d.Why = Wait, number, until.UTC(), why
 		}
 		return false
 	}
@@ -169,7 +172,10 @@ func (j *judge) fields(o Offer) map[string]any {
 		"classification": o.Classification, "advisory": o.Advisory, "cve": cves, "repository": o.Repository,
 	}
 	if !o.Published.IsZero() {
-		fields["published"], fields["age"] = o.Published.UTC(), j.now.Sub(o.Published)
+		fields["published"] = o.Published.UTC()
+	}
+	if since := o.since(); !since.IsZero() {
+		fields["age"] = j.now.Sub(since)
 	}
 	return fields
 }
@@ -230,7 +236,7 @@ func (j *judge) better(a, b Decision) bool {
 	return cmp.Or(
 		j.compare(a.Version, b.Version),
 		cmp.Compare(b.Version, a.Version), cmp.Compare(b.Repository, a.Repository), cmp.Compare(b.Advisory, a.Advisory),
-		b.Published.Compare(a.Published),
+		b.Published.Compare(a.Published), b.FirstSeen.Compare(a.FirstSeen),
 	) > 0
 }
 

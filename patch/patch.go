@@ -32,7 +32,18 @@ type Offer struct {
 	Advisory       string    `json:"advisory,omitempty" jsonschema:"name of the advisory"`
 	CVEs           []string  `json:"cves,omitempty" jsonschema:"ids of the vulnerabilities that it closes; the first 20"`
 	Published      time.Time `json:"published,omitzero" jsonschema:"when the distribution published it"`
+	FirstSeen      time.Time `json:"first_seen,omitzero" jsonschema:"when the machine was first seen to be offered it, if it is not known when it was published"`
 	Repository     string    `json:"repository,omitempty" jsonschema:"where it comes from"`
+}
+
+// since is from when delays and ages are counted: from the publication, or where
+// nobody tells that, from when the machine first saw it. That is later than the truth and
+// never earlier, so that no delay is cut short. Zero if neither is known.
+func (o Offer) since() time.Time {
+	if o.Published.IsZero() {
+		return o.FirstSeen
+	}
+	return o.Published
 }
 
 // Machine is what a package manager says of the machine.

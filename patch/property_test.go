@@ -77,6 +77,9 @@ func machineOf(r *rand.Rand, n int) Machine {
 		if r.IntN(4) > 0 {
 			o.Published = noon.Add(-time.Duration(r.IntN(20*24)) * time.Hour)
 		}
+		if r.IntN(2) > 0 {
+			o.FirstSeen = noon.Add(-time.Duration(r.IntN(20*24)) * time.Hour)
+		}
 		for range r.IntN(3) {
 			o.CVEs = append(o.CVEs, pick("CVE-2026-1000", "CVE-2026-666", "CVE-2026-7"))
 		}
@@ -139,7 +142,7 @@ func TestDecideHolds(t *testing.T) {
 func outcome(r Report) []string {
 	var lines []string
 	for _, d := range r.Decisions {
-		lines = append(lines, fmt.Sprint(d.Name, d.Arch, d.Version, d.Repository, d.Advisory, d.Published, d.Decision, d.Until))
+		lines = append(lines, fmt.Sprint(d.Name, d.Arch, d.Version, d.Repository, d.Advisory, d.Published, d.FirstSeen, d.Decision, d.Until))
 	}
 	slices.Sort(lines)
 	return lines
@@ -187,7 +190,11 @@ func check(t *testing.T, b *Baseline, m Machine, r Report) {
 				t.Errorf("%s %s is installed, and %s rejects it", d.Name, d.Version, rule.Reject)
 			}
 			if v, _ := expr.Eval(rule.Approve, names); rule.Approve != "" && v == true {
-				approved = approved || rule.After == 0 || !o.Published.IsZero() && !o.Published.Add(time.Duration(rule.After)).After(r.DecidedAt)
+				since := o.Published
+				if since.IsZero() {
+					since = o.FirstSeen
+				}
+				approved = approved || rule.After == 0 || !since.IsZero() && !since.Add(time.Duration(rule.After)).After(r.DecidedAt)
 			}
 		}
 		if !approved {

@@ -31,7 +31,7 @@ type Report struct {
 	Other     int `json:"other" jsonschema:"of these, those for which something newer is offered that the baseline does not have installed now"`
 
 	Missing           int            `json:"missing" jsonschema:"approved and not installed"`
-	MissingBySeverity map[string]int `json:"missing_by_severity" jsonschema:"the same by severity: critical, important, moderate, low and unspecified"`
+	MissingBySeverity map[string]int `json:"missing_by_severity" jsonschema:"the same by severity: critical, important, moderate, low and other"`
 	Failed            int            `json:"failed" jsonschema:"tried and not installed"`
 	Waiting           int            `json:"waiting" jsonschema:"approved later"`
 	Rejected          int            `json:"rejected" jsonschema:"held back by a rule"`
@@ -57,8 +57,8 @@ const (
 	maxCVEs    = 20
 )
 
-// unspecified counts what has no severity, or one that nobody knows.
-const unspecified = "unspecified"
+// other counts what has no severity, or one that nobody knows.
+const other = "other"
 
 // Failure is a package whose installation was tried, and failed.
 type Failure struct {
@@ -82,9 +82,9 @@ func (r Report) WithFailures(failures []Failure) Report {
 		}
 	}
 	if moved > 0 {
-		patched, other := r.Patched, r.Other
+		patched, rest := r.Patched, r.Other
 		r.summarize(nil)
-		r.Patched, r.Other = patched, other
+		r.Patched, r.Other = patched, rest
 	}
 	return r
 }
@@ -124,7 +124,7 @@ func (r Report) ToHold() []Decision {
 func (r *Report) summarize(newest map[id]string) {
 	listed := r.standing()
 	counts := map[string]int{}
-	r.MissingBySeverity = map[string]int{unspecified: 0}
+	r.MissingBySeverity = map[string]int{other: 0}
 	for _, s := range severities {
 		r.MissingBySeverity[s] = 0
 	}
@@ -223,7 +223,7 @@ func (r *Report) judge() {
 	var why []string
 	if r.Missing > 0 {
 		var by []string
-		for _, s := range append(slices.Clone(severities), unspecified) {
+		for _, s := range append(slices.Clone(severities), other) {
 			if n := r.MissingBySeverity[s]; n > 0 {
 				by = append(by, fmt.Sprintf("%d %s", n, s))
 			}
@@ -250,7 +250,7 @@ func severity(s string) string {
 	if slices.Contains(severities, s) {
 		return s
 	}
-	return unspecified
+	return other
 }
 
 // weight orders severities, the worst first.

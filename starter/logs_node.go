@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"go.temporal.io/sdk/converter"
-
 	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/output"
 	"github.com/almanac-run/almanac/workflows"
@@ -226,7 +224,7 @@ func (s *server) running(ctx context.Context, id, target string) []logRef {
 			continue
 		}
 		var detail json.RawMessage
-		if err := converter.GetDefaultDataConverter().FromPayloads(payloads, &detail); err != nil {
+		if err := s.convert().FromPayloads(payloads, &detail); err != nil {
 			continue // of another action
 		}
 		if ref := outputOf(detail); ref != "" {

@@ -17,11 +17,16 @@ import (
 )
 
 type patchInstallInput struct {
-	Baseline      json.RawMessage `json:"baseline" jsonschema:"which updates are wanted: a baseline, as an object"`
-	Reboot        string          `json:"reboot,omitempty" jsonschema:"whether the node is restarted afterwards" enum:"never,if_needed,always" default:"if_needed"`
-	RebootTimeout action.Duration `json:"reboot_timeout,omitzero" jsonschema:"how long the node may take to be back" default:"15m"`
-	Exclude       []string        `json:"exclude,omitempty" jsonschema:"names of packages to leave as they are, whatever the baseline says; * stands for any text" default:"[]"`
-	Snapshot      string          `json:"snapshot,omitempty" jsonschema:"snapshot of the node's root file system to take before, where it has one" enum:"none,lvm,btrfs" default:"none"`
+	Baseline      json.RawMessage          `json:"baseline" jsonschema:"which updates are wanted: a baseline, as an object"`
+	Reboot        string                   `json:"reboot,omitempty" jsonschema:"whether the node is restarted afterwards" enum:"never,if_needed,always" default:"if_needed"`
+	RebootTimeout action.Duration          `json:"reboot_timeout,omitzero" jsonschema:"how long the node may take to be back" default:"15m"`
+	Exclude       []string                 `json:"exclude,omitempty" jsonschema:"names of packages to leave as they are, whatever the baseline says; * stands for any text" default:"[]"`
+	Health        string                   `json:"health,omitempty" jsonschema:"script that succeeds on a healthy node; it is run after the installation and after a restart" code:"true" default:"none: the node's health is not looked at"`
+	HealthShell   string                   `json:"health_shell,omitempty" jsonschema:"what reads that script" enum:"bash,sh,pwsh,python3" default:"bash if the node has it, else sh"`
+	HealthEnv     map[string]action.Secret `json:"health_env,omitempty" jsonschema:"its environment variables, beside PATH, HOME and a few more"`
+	HealthTimeout action.Duration          `json:"health_timeout,omitzero" jsonschema:"how long it may take; a node on which it takes longer is not healthy" default:"5m"`
+	OnUnhealthy   string                   `json:"on_unhealthy,omitempty" jsonschema:"what happens to the updates of a node that is not healthy" enum:"restore,keep" default:"restore"`
+	Snapshot      string                   `json:"snapshot,omitempty" jsonschema:"snapshot of the node's root file system to take before, where it has one" enum:"none,lvm,btrfs" default:"none"`
 }
 
 type patchInstallOutput struct {
@@ -45,10 +50,11 @@ type patchChange struct {
 
 // PatchDetail is the detail of the error of an installation or of its rollback.
 type PatchDetail struct {
-	Failed   []PatchFailure `json:"failed"`             // what could not be done; the first 100
-	Upgraded int            `json:"upgraded"`           // how many packages have another version
-	Snapshot string         `json:"snapshot,omitempty"` // how to go back to the snapshot
-	Tail     string         `json:"tail,omitempty"`     // the last lines of the output
+	Failed   []PatchFailure `json:"failed"`              // what could not be done; the first 100
+	Upgraded int            `json:"upgraded"`            // how many packages have another version
+	ExitCode int            `json:"exit_code,omitempty"` // of the health check, if that is what failed
+	Snapshot string         `json:"snapshot,omitempty"`  // how to go back to the snapshot
+	Tail     string         `json:"tail,omitempty"`      // the last lines of the output; of the health check, if that failed
 	Ref      string         `json:"ref,omitempty"`
 	Size     int64          `json:"size,omitempty"`
 }
@@ -104,11 +110,17 @@ waited for, up to five minutes; configuration files that were changed on the nod
 With ` + "`reboot: if_needed`" + ` the node is restarted if the distribution says so or a kernel is newer than the last start; the step goes
 on when the node is back, and fails if it is not within ` + "`reboot_timeout`" + `. A node with a root directory is never restarted.
 
+` + "`health`" + ` is a script as that of ` + "`host.command.run`" + `, run as the agent's user after the installation, also if there was nothing to install, and
+once more after a restart. It is run once each time: what needs a moment to come up is for the script to wait for, within ` + "`health_timeout`" + `. If it fails, the
+versions before are put back at once, as in a rollback, it is run again, and the step fails and says what came of it. A node that is found ill before a
+restart is not restarted. With ` + "`on_unhealthy: keep`" + ` the updates stay, and the step fails.
+
 Rollback puts the versions before back where a repository still offers them, removes what was new and nobody needs, and fails naming what it
 cannot put back. It does not restart the node. A snapshot is the stronger way: the error says how to go back to it. It stays until somebody removes it.`
 
 func (n Node) installPatches(ctx context.Context, in patchInstallInput) (patchInstallOutput, error) {
 	in.Reboot, in.Snapshot = cmp.Or(in.Reboot, "if_needed"), cmp.Or(in.Snapshot, "none")
+	in.OnUnhealthy = cmp.Or(in.OnUnhealthy, "restore")
 	in.RebootTimeout = cmp.Or(in.RebootTimeout, action.Duration(15*time.Minute))
 	baseline, err := parseBaseline(in.Baseline)
 	if err != nil {
@@ -126,10 +138,17 @@ func (n Node) installPatches(ctx context.Context, in patchInstallInput) (patchIn
 	if err != nil {
 		return patchInstallOutput{}, err
 	}
-	if p.state.RolledBack || p.state.RollingBack {
+	// A node that was found ill has its old versions back by this step's own doing, and the step says so.
+	ill := slices.ContainsFunc(p.state.Looks, func(l healthLook) bool { return l.Ill != "" })
+	if (p.state.RolledBack || p.state.RollingBack) && !ill {
 		return patchInstallOutput{}, action.Errorf(action.Conflict, "this step was rolled back on this node already")
 	}
 	if !p.state.Decided {
+		if in.Health != "" { // what is wrong with the script is found before anything is changed
+			if _, err := n.commandSpec(ctx, in.healthScript()); err != nil {
+				return patchInstallOutput{}, fmt.Errorf("health: %w", err)
+			}
+		}
 		if err := p.decide(ctx, baseline, in); err != nil {
 			return patchInstallOutput{}, err
 		}
@@ -140,19 +159,26 @@ func (n Node) installPatches(ctx context.Context, in patchInstallInput) (patchIn
 	if err := p.install(ctx); err != nil {
 		return patchInstallOutput{}, err
 	}
-	out, err := p.report(baseline)
-	if err != nil {
-		return out, err
+	out, failed := p.report(baseline, p.state.After)
+	if err := p.healthy(ctx, in, afterInstall); err != nil {
+		return p.asItIs(ctx, baseline), err
+	}
+	if failed != nil {
+		return out, failed
 	}
 	if in.Reboot == "always" || in.Reboot == "if_needed" && out.RebootPending && n.canReboot() {
 		if err := p.reboot(ctx, time.Duration(in.RebootTimeout)); err != nil {
 			return out, err
 		}
 		// What was waiting for it may be there only now.
-		if p.state.After, err = p.manager.State(ctx); err != nil {
+		now, err := p.manager.State(ctx)
+		if err != nil {
 			return out, packagesError(err)
 		}
-		return p.report(baseline)
+		if err := p.healthy(ctx, in, afterRestart); err != nil {
+			return p.asItIs(ctx, baseline), err
+		}
+		return p.report(baseline, now)
 	}
 	return out, nil
 }
@@ -163,6 +189,9 @@ func (p *patching) decide(ctx context.Context, baseline *patch.Baseline, in patc
 	machine, err := p.manager.Machine(ctx)
 	if err != nil {
 		return packagesError(err)
+	}
+	if err := p.node.firstSeen(&machine, time.Now()); err != nil {
+		return err
 	}
 	before, err := p.manager.State(ctx)
 	if err != nil {
@@ -271,7 +300,7 @@ func (p *patching) install(ctx context.Context) error {
 			next.Queue = next.Queue[1:]
 		}
 		if len(next.Queue) == 0 {
-			if err := p.settle(ctx); err != nil {
+			if err := p.settle(ctx, fmt.Sprintf("settle-%d", p.state.Run)); err != nil {
 				return err
 			}
 			if now, err = p.manager.State(ctx); err != nil {
@@ -289,8 +318,9 @@ func (p *patching) install(ctx context.Context) error {
 	return nil
 }
 
-// settle makes what was there only for others be there only for others again.
-func (p *patching) settle(ctx context.Context) error {
+// settle makes what was there only for others be there only for others again, in a
+// run of that name.
+func (p *patching) settle(ctx context.Context, name string) error {
 	now, err := p.manager.State(ctx)
 	if err != nil {
 		return packagesError(err)
@@ -314,21 +344,31 @@ func (p *patching) settle(ctx context.Context) error {
 		return nil
 	}
 	// What it cannot tell costs a later clean-up some packages, and is no reason to fail.
-	_, err = p.run(ctx, fmt.Sprintf("settle-%d", p.state.Run), cmd)
+	_, err = p.run(ctx, name, cmd)
 	return err
 }
 
-// report says what is now, as far as the journal knows it.
-func (p *patching) report(baseline *patch.Baseline) (patchInstallOutput, error) {
+// asItIs is the output of a step whose node is not healthy: as that is now.
+func (p *patching) asItIs(ctx context.Context, baseline *patch.Baseline) patchInstallOutput {
+	now, err := p.manager.State(ctx)
+	if err != nil {
+		return patchInstallOutput{} // the step has an error already
+	}
+	out, _ := p.report(baseline, now) // as above
+	return out
+}
+
+// report says how the node is, which is in that state.
+func (p *patching) report(baseline *patch.Baseline, now packages.State) (patchInstallOutput, error) {
 	s := p.state
 	machine := s.Machine
-	machine.Installed, machine.RebootPending = s.After.Installed, s.After.RebootPending
+	machine.Installed, machine.RebootPending = now.Installed, now.RebootPending
 	out := patchInstallOutput{
 		Report: patch.Decide(baseline, machine, s.DecidedAt).WithFailures(s.Failures), Upgraded: []patchChange{}, Added: []patchChange{},
 		Kernel: p.node.kernel(), Rebooted: s.Rebooted, Snapshot: s.Snapshot,
 	}
 	out.Ref, out.Size = p.output()
-	changed, added, _ := compare(s.Before.Installed, s.After.Installed)
+	changed, added, _ := compare(s.Before.Installed, now.Installed)
 	out.UpgradedCount = len(changed)
 	out.Upgraded = append(out.Upgraded, changed[:min(len(changed), mostChanges)]...)
 	out.Added = append(out.Added, added[:min(len(added), mostChanges)]...)

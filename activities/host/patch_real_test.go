@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +21,11 @@ import (
 
 // These tests work on real package managers, in directories that stand for
 // machines. They make no mounts.
+
+// They run beside each other, since much of their time they wait; so what is shortened is shortened for all.
+func init() {
+	rebootAfter, lockPatience, lockAgain = 10*time.Millisecond, 500*time.Millisecond, 100*time.Millisecond
+}
 
 // needs says that a test cannot do without root and these programs. In continuous
 // integration they have to be there.
@@ -124,6 +130,8 @@ func machineArchive(t *testing.T) archive {
 	return a
 }
 
+var debianTar sync.Mutex
+
 // debian returns a new root with a minimal Debian from its main suite. The tar file it
 // comes from is made once in a while.
 func debian(t *testing.T) (string, archive) {
@@ -138,6 +146,8 @@ func debian(t *testing.T) (string, archive) {
 		t.Fatal(err)
 	}
 	tar := filepath.Join(cache, "debian-"+a.suite+".tar")
+	debianTar.Lock()
+	defer debianTar.Unlock()
 	// An old one has versions that the suite no longer has.
 	if info, err := os.Stat(tar); err != nil || time.Since(info.ModTime()) > 3*24*time.Hour {
 		// Beside the tar file: a temporary directory may be on a file system without devices.
@@ -215,6 +225,7 @@ func upgraded(out map[string]any, list string) string {
 // A Debian whose security updates have just been switched on: what the baseline approves of
 // them is found, installed and put back.
 func TestPatchDebian(t *testing.T) {
+	t.Parallel()
 	root, a := debian(t)
 	write(t, filepath.Join(root, "etc/apt/sources.list"), fmt.Sprintf("deb %s %s main\n", a.main, a.suite), 0o644)
 	// The root may be some days old, and what is put back has to be what the suite has.
@@ -321,19 +332,22 @@ func ownDebian(t *testing.T) string {
 	for _, name := range []string{"alpha", "beta", "gamma", "delta", "slow", "kernelish", "held"} {
 		deb(t, main, name, "1.0", "", "")
 	}
+	// It takes a while to be put back.
+	deb(t, main, "tardy", "1.0", "", "test \"$2\" = 2.0 || exit 0\necho started >> /tardy-runs\nsleep 2\necho done >> /tardy-runs\n")
+	deb(t, security, "tardy", "2.0", "", "")
 	deb(t, security, "alpha", "2.0", "", "")
 	deb(t, security, "beta", "2.0", "Depends: gamma (>= 2.0)\n", "")
 	deb(t, main, "gamma", "2.0", "", "")
 	deb(t, security, "delta", "2.0", "Depends: extra\n", "")
 	deb(t, main, "extra", "1.0", "", "")
 	deb(t, security, "held", "2.0", "", "")
-	deb(t, security, "slow", "2.0", "", "echo started >> /slow-runs\nsleep 3\necho done >> /slow-runs\n")
+	deb(t, security, "slow", "2.0", "", "echo started >> /slow-runs\nsleep 2\necho done >> /slow-runs\n")
 	deb(t, security, "kernelish", "2.0", "", "touch /run/reboot-required\n")
 	index(t, main, "Debian", "test")
 	index(t, security, "Debian-Security", "test-security")
 	write(t, filepath.Join(root, "etc/apt/sources.list"), "deb [trusted=yes] file:/srv/main ./\ndeb [trusted=yes] file:/srv/security ./\n", 0o644)
 	run(t, "/", "chroot", root, "apt-get", "-q", "update")
-	run(t, "/", "chroot", root, "apt-get", "-q", "-y", "install", "alpha=1.0", "beta=1.0", "gamma=1.0", "delta=1.0", "slow=1.0", "kernelish=1.0", "held=1.0")
+	run(t, "/", "chroot", root, "apt-get", "-q", "-y", "install", "alpha=1.0", "beta=1.0", "gamma=1.0", "delta=1.0", "slow=1.0", "kernelish=1.0", "held=1.0", "tardy=1.0")
 	run(t, "/", "chroot", root, "apt-mark", "auto", "gamma", "delta")
 	return root
 }
@@ -346,6 +360,7 @@ func only(names ...string) map[string]any {
 // What is approved is installed, with what it needs, and nothing else; what is
 // rejected stays, whoever needs it.
 func TestPatchApt(t *testing.T) {
+	t.Parallel()
 	root := ownDebian(t)
 	b := newPatchBench(t, root)
 	version := func(name string) string { return dpkgVersion(t, root, name) }
@@ -362,8 +377,39 @@ func TestPatchApt(t *testing.T) {
 				t.Errorf("%s: %q, want %s", p, got[p], decision)
 			}
 		}
-		if out["missing"] != 5.0 || out["rejected"] != 1.0 {
+		if out["missing"] != 6.0 || out["rejected"] != 1.0 {
 			t.Errorf("missing %v, rejected %v", out["missing"], out["rejected"])
+		}
+	})
+
+	// These packages have no changelogs, and so no dates.
+	t.Run("a delay counts from when the node first saw it", func(t *testing.T) {
+		in := baseline(map[string]any{"approve": `patch.name in ["alpha", "held"]`, "after": "7d"})
+		out, err := b.do(callContext("scan-seen"), "host.patch.scan", in)
+		if got := patches(out); err != nil || got["alpha 2.0"] != "wait" || !strings.Contains(string(marshal(t, out)), `"until":"`) {
+			t.Fatalf("%v, error %v", got, err)
+		}
+		var known map[string]seen
+		file := filepath.Join(b.StateDir, seenFile)
+		if err := json.Unmarshal([]byte(read(t, file)), &known); err != nil {
+			t.Fatal(err)
+		}
+		s := known["alpha 2.0"]
+		s.First = s.First.Add(-8 * 24 * time.Hour)
+		known["alpha 2.0"] = s
+		if err := os.WriteFile(file, marshal(t, known), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err = b.do(callContext("scan-seen"), "host.patch.scan", in)
+		if got := patches(out); err != nil || got["alpha 2.0"] != "install" || got["held 2.0"] != "wait" {
+			t.Errorf("%v, error %v", got, err)
+		}
+		out, err = b.do(callContext("seen"), "host.patch.install", in)
+		if err != nil || upgraded(out, "upgraded") != "alpha 1.0>2.0" {
+			t.Errorf("upgraded %s, error %v", upgraded(out, "upgraded"), err)
+		}
+		if err := b.undo("seen", "host.patch.install", in, out); err != nil {
+			t.Error(err)
 		}
 	})
 
@@ -443,7 +489,6 @@ func TestPatchApt(t *testing.T) {
 			t.Fatal(err)
 		}
 		os.Remove(filepath.Join(root, "run/reboot-required"))
-		rebootAfter = 10 * time.Millisecond
 		boot, asked := "one", make(chan string, 10)
 		machine := b
 		machine.BootID = func() string { return boot }
@@ -470,7 +515,28 @@ func TestPatchApt(t *testing.T) {
 		if n := strings.Count(b.log(out["ref"]), "Setting up kernelish (2.0)"); n != 2 { // once here, once above
 			t.Errorf("installed %d times", n)
 		}
+		if err := machine.undo("boot", "host.patch.install", in, out); err != nil {
+			t.Fatal(err)
+		}
+
+		// What is healthy before the restart may not be behind it.
+		in = baseline(only("kernelish"))
+		in["health"] = `test ! -e "$NODE_ROOT/run/ill"`
+		if _, err = machine.do(callContext("boot-ill"), "host.patch.install", in); action.KindOf(err) != action.Restarting {
+			t.Fatalf("error %v", err)
+		}
+		<-asked
+		boot = "three"
+		os.Remove(filepath.Join(root, "run/reboot-required"))
+		write(t, filepath.Join(root, "run/ill"), "", 0o644)
+		defer os.Remove(filepath.Join(root, "run/ill"))
+		_, err = machine.do(callContext("boot-ill"), "host.patch.install", in)
+		if action.KindOf(err) != action.Failed || err.Error() != "health check failed: exit 1; 1 update taken back; it is still not healthy: exit 1" || version("kernelish") != "1.0" || len(asked) != 0 {
+			t.Errorf("kernelish %s, error %v, asked %d times", version("kernelish"), err, len(asked))
+		}
 	})
+
+	t.Run("a node that is not healthy afterwards", func(t *testing.T) { unhealthy(t, bench{t, b.Node}) })
 
 	t.Run("a repository that is not there", func(t *testing.T) {
 		sources := filepath.Join(root, "etc/apt/sources.list")
@@ -489,8 +555,6 @@ func TestPatchApt(t *testing.T) {
 	})
 
 	t.Run("another program has the package manager", func(t *testing.T) {
-		defer func(p, a time.Duration) { lockPatience, lockAgain = p, a }(lockPatience, lockAgain)
-		lockPatience, lockAgain = 500*time.Millisecond, 100*time.Millisecond
 		lock, err := os.OpenFile(filepath.Join(root, "var/lib/dpkg/lock-frontend"), os.O_RDWR|os.O_CREATE, 0o640)
 		if err != nil {
 			t.Fatal(err)
@@ -530,16 +594,23 @@ func TestPatchApt(t *testing.T) {
 	})
 
 	t.Run("a version that nobody has any more", func(t *testing.T) {
+		// It is gone when the node is found ill.
+		later := filepath.Join(root, "srv/later")
+		run(t, "/", "cp", "-a", filepath.Join(root, "srv/main"), later)
+		os.Remove(filepath.Join(later, "delta_1.0_all.deb"))
+		index(t, later, "Debian", "test")
 		in := baseline(only("beta", "delta"))
-		out, err := b.do(callContext("gone"), "host.patch.install", in)
-		if err != nil {
-			t.Fatal(err)
+		in["health"] = `cd "$NODE_ROOT/srv"
+test ! -d later || { rm -rf main; mv later main; chroot "$NODE_ROOT" apt-get -q update; }
+false`
+		_, err := b.do(callContext("gone"), "host.patch.install", in)
+		const names = "delta 1.0 (no repository offers this version any more)"
+		if action.KindOf(err) != action.Failed || !strings.Contains(err.Error(), "health check failed: exit 1") || !strings.Contains(err.Error(), names) || !strings.Contains(err.Error(), "it is still not healthy") {
+			t.Errorf("error %v", err)
 		}
-		os.Remove(filepath.Join(root, "srv/main/delta_1.0_all.deb"))
-		index(t, filepath.Join(root, "srv/main"), "Debian", "test")
-		run(t, "/", "chroot", root, "apt-get", "-q", "update")
-		err = b.undo("gone", "host.patch.install", in, out)
-		if action.KindOf(err) != action.Failed || !strings.Contains(err.Error(), "delta 1.0 (no repository offers this version any more)") {
+		// The rollback names it again, since it is still not as it was.
+		err = b.undo("gone", "host.patch.install", in, nil)
+		if action.KindOf(err) != action.Failed || !strings.Contains(err.Error(), names) {
 			t.Errorf("error %v", err)
 		}
 		if version("beta") != "1.0" || version("gamma") != "1.0" || version("delta") != "2.0" {
@@ -569,6 +640,33 @@ func TestPatchAgent(t *testing.T) {
 	}
 }
 
+// killAgent has an agent do the installation, and kills it once "started" stands in the file.
+func killAgent(t *testing.T, b bench, token string, in map[string]any, runs string) {
+	t.Helper()
+	job, err := json.Marshal(map[string]any{"Root": b.Root, "StateDir": b.StateDir, "Token": token, "Input": in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := exec.Command(os.Args[0], "-test.run=^TestPatchAgent$")
+	agent.Env = append(os.Environ(), agentVariable+"="+string(job))
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if s, err := os.ReadFile(runs); err == nil && string(s) == "started\n" {
+			break
+		}
+		if time.Since(begin) > 30*time.Second {
+			t.Fatal("the package manager did not begin")
+		}
+	}
+	agent.Process.Kill()
+	agent.Wait()
+	if len(insiders(b.Root)) == 0 {
+		t.Fatal("the package manager has ended with its agent")
+	}
+}
+
 // An agent that is killed in the middle of an installation: the package manager
 // goes on, and the next attempt finds it, finished or not. Nothing runs twice.
 func agentKilled(t *testing.T, b bench) {
@@ -576,30 +674,7 @@ func agentKilled(t *testing.T, b bench) {
 	in := baseline(only("slow", "alpha"))
 	runs := filepath.Join(root, "slow-runs")
 
-	killed := func(t *testing.T, token string) {
-		job, err := json.Marshal(map[string]any{"Root": root, "StateDir": b.StateDir, "Token": token, "Input": in})
-		if err != nil {
-			t.Fatal(err)
-		}
-		agent := exec.Command(os.Args[0], "-test.run=^TestPatchAgent$")
-		agent.Env = append(os.Environ(), agentVariable+"="+string(job))
-		if err := agent.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-			if s, err := os.ReadFile(runs); err == nil && string(s) == "started\n" {
-				break
-			}
-			if time.Since(begin) > 30*time.Second {
-				t.Fatal("the installation did not begin")
-			}
-		}
-		agent.Process.Kill()
-		agent.Wait()
-		if len(insiders(root)) == 0 {
-			t.Fatal("the package manager has ended with its agent")
-		}
-	}
+	killed := func(t *testing.T, token string) { killAgent(t, b, token, in, runs) }
 
 	t.Run("comes back while it runs", func(t *testing.T) {
 		killed(t, "kill-1")

@@ -19,11 +19,17 @@ func (n Node) uninstallPatches(ctx context.Context, _ patchInstallInput, out *pa
 	if err != nil {
 		return err
 	}
-	switch {
-	case p.state.RolledBack:
-		return nil
-	case !p.state.Decided && out != nil && len(out.Upgraded)+len(out.Added) > 0:
+	if !p.state.RolledBack && !p.state.Decided && out != nil && len(out.Upgraded)+len(out.Added) > 0 {
 		return action.Errorf(action.NotFound, "which versions were there before is no longer known on this node")
+	}
+	return p.takeBack(ctx)
+}
+
+// takeBack puts the versions back that were there before the step, and goes on
+// where an attempt before was.
+func (p *patching) takeBack(ctx context.Context) error {
+	if p.state.RolledBack {
+		return nil
 	}
 	next := p.state.clone()
 	next.RollingBack = true
@@ -69,7 +75,7 @@ func (n Node) uninstallPatches(ctx context.Context, _ patchInstallInput, out *pa
 		}
 		switch {
 		case len(left) == 0:
-			if err := p.settle(ctx); err != nil {
+			if err := p.settle(ctx, fmt.Sprintf("settle-back-%d", p.state.Restore)); err != nil {
 				return err
 			}
 			return p.rolledBack()

@@ -67,6 +67,7 @@ func createRepository(t *testing.T, top string) {
 
 // What dnf and zypper have in common, in a root of packages that they manage from outside.
 func TestPatchRPM(t *testing.T) {
+	t.Parallel()
 	managers := []struct {
 		name, id, config, repo string
 	}{
@@ -75,6 +76,7 @@ func TestPatchRPM(t *testing.T) {
 	}
 	for _, m := range managers {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			needs(t, m.name, "rpm", "rpmbuild", "createrepo_c", "modifyrepo_c", "bash")
 			top := rpmRepository(t)
 			root := filepath.Join(t.TempDir(), "root")

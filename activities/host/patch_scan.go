@@ -42,7 +42,8 @@ const patchScanDetails = `Asks the package manager that the node has: apt, dnf o
 now; one that cannot be reached fails the step with kind unavailable and is named. Nothing else on the node changes.
 
 How severe an update is comes from the distribution: from updateinfo with dnf, yum and zypper; with apt, security updates are those of a
--security suite, and their urgency, CVEs and date come from the changelogs, where those can be reached. What is not said stays empty.
+-security suite, and their urgency, CVEs and date come from the changelogs, where those can be reached. What is not said stays empty; an update without a date gets ` + "`first_seen`" + `, when this node was first
+offered it, from which a rule's ` + "`after:`" + ` is then counted.
 
 A node with a root directory has its packages there; its agent has to run as root.`
 
@@ -58,6 +59,9 @@ func (n Node) scanPatches(ctx context.Context, in patchScanInput) (patchScanOutp
 	machine, err := manager.Machine(ctx)
 	if err != nil {
 		return patchScanOutput{}, packagesError(err)
+	}
+	if err := n.firstSeen(&machine, time.Now()); err != nil {
+		return patchScanOutput{}, err
 	}
 	report := patch.Decide(baseline, machine, time.Now())
 	n.comply(ctx, report)

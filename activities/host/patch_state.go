@@ -45,6 +45,9 @@ type patchState struct {
 
 	Snapshot string `json:"snapshot,omitempty"`
 
+	Look  int          `json:"look,omitempty"`  // number of the next run of the health script
+	Looks []healthLook `json:"looks,omitempty"` // what it has found, each time
+
 	RebootFrom  string    `json:"reboot_from,omitempty"` // boot id when the restart was asked for
 	RebootAsked time.Time `json:"reboot_asked,omitzero"`
 	RebootAgain time.Time `json:"reboot_again,omitzero"` // when it was asked for last
@@ -56,7 +59,7 @@ type patchState struct {
 }
 
 func (s patchState) clone() patchState {
-	s.Queue, s.Failures = slices.Clone(s.Queue), slices.Clone(s.Failures)
+	s.Queue, s.Failures, s.Looks = slices.Clone(s.Queue), slices.Clone(s.Failures), slices.Clone(s.Looks)
 	return s
 }
 
@@ -124,7 +127,7 @@ func (p *patching) save(next patchState) error {
 	if err := p.entry.ReadJSON(patchFile, &now); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return stateError(err)
 	}
-	if now.Run != p.state.Run || now.Restore != p.state.Restore || (now.RollingBack && !p.state.RollingBack) {
+	if now.Run != p.state.Run || now.Look != p.state.Look || now.Restore != p.state.Restore || (now.RollingBack && !p.state.RollingBack) {
 		return &action.Error{Kind: action.Lost, Err: command.ErrSuperseded}
 	}
 	return p.write(next)

@@ -34,6 +34,9 @@ func ServiceName() *regexp.Regexp { return serviceName }
 // ParseMode reads permissions such as "0644"; ok is false if nothing was said.
 func ParseMode(text string) (mode uint32, ok bool, err error) { return parseMode(text) }
 
+// LastLine is the last line of a text that is not blank, abridged: what a health check says.
+func LastLine(text string) string { return lastLine(text) }
+
 // What is kept of a command's output in the execution's history.
 const (
 	KeepStdout = keepStdout // bytes of standard output

@@ -9,19 +9,14 @@
 //
 // Each command has a supervisor: a process of the same program (see Main) in a
 // session of its own, which starts the command, masks and keeps its output,
-// ends it in time, and writes the record. The supervisor holds the entry's lock
+// ends it in time, and writes the record. One waits ready for the next command (see Ready). The supervisor holds the entry's lock
 // LockRunning as long as it lives, from before it exists: an entry that is
 // Started while nobody holds the lock is a command whose end nobody saw.
 package command
 
 import (
-	"bytes"
 	"context"
-	"encoding/gob"
 	"errors"
-	"fmt"
-	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -229,50 +224,6 @@ func unknown(rec journal.Record) error {
 	// Its supervisor is gone, and nobody would end what is left of it.
 	killLeft(rec)
 	return &UnknownError{Record: rec, Reboot: rec.BootID != bootID()}
-}
-
-// supervise starts the supervisor, gives it spec and its share of the lock, and
-// returns when it has the spec, or has died: then the record says how far it came.
-func supervise(e journal.Entry, running *journal.Lock, spec Spec) (<-chan struct{}, error) {
-	// Not JSON: values need not be UTF-8.
-	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(spec); err != nil {
-		return nil, err
-	}
-	exe, err := executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(exe, subcommand, e.Dir())
-	cmd.Args[0] = "almanac"
-	cmd.Env = []string{"GOTRACEBACK=single"} // whatever is in our environment is not for others to see
-	cmd.Dir = "/"
-	cmd.Stdin = &b
-	cmd.ExtraFiles = []*os.File{running.File}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	ready, child, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer ready.Close()
-	cmd.Stdout = child
-	err = cmd.Start()
-	child.Close()
-	if err != nil {
-		return nil, fmt.Errorf("start the supervisor: %w", err)
-	}
-	done := make(chan struct{})
-	go func() {
-		cmd.Wait()
-		close(done)
-	}()
-	// One byte says that it has the spec; the end of the file, that it has died.
-	ready.SetReadDeadline(time.Now().Add(30 * time.Second))
-	if _, err := ready.Read(make([]byte, 1)); err != nil {
-		cmd.Process.Kill()
-		<-done
-	}
-	return done, nil
 }
 
 // wait waits for the end of a command that was started.

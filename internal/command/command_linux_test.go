@@ -25,6 +25,7 @@ const agentVar = "ALMANAC_TEST_AGENT"
 
 func TestMain(m *testing.M) {
 	Main()
+	Ready()
 	if dir := os.Getenv(agentVar); dir != "" {
 		b := bench{dir: dir, script: os.Getenv("SCRIPT")}
 		rec, err := Run(context.Background(), b.job())
@@ -484,6 +485,9 @@ func TestOutputLimit(t *testing.T) {
 	if err != nil || rec.ExitCode != 0 || rec.Size != int64(10000+len(tooMuch)) || !strings.HasSuffix(b.log(), tooMuch) {
 		t.Fatalf("record %+v, error %v, log ends %q", rec, err, b.log()[max(0, len(b.log())-50):])
 	}
+	if all := int64(588895); rec.Omitted != all-10000 { // seq's
+		t.Errorf("omitted %d, want %d", rec.Omitted, all-10000)
+	}
 }
 
 // Output is there to be read while the command runs, an unfinished line after a moment too.
@@ -600,6 +604,40 @@ func TestEndedBeforeItBegan(t *testing.T) {
 	}
 	if rec, err := Run(t.Context(), b.job()); err != nil || rec.ExitCode != 0 || b.effects() != 1 {
 		t.Fatalf("afterwards: record %+v, error %v, %d effects", rec, err, b.effects())
+	}
+}
+
+// A supervisor that waits for its command may be killed while it waits.
+func TestSpare(t *testing.T) {
+	spareWaits := func() *helper {
+		t.Helper()
+		for range 100 {
+			spare.Lock()
+			h := spare.waiting
+			spare.Unlock()
+			if h != nil {
+				return h
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Fatal("no supervisor waits")
+		return nil
+	}
+	h := spareWaits()
+	b := newBench(t, "echo one")
+	if rec, err := Run(t.Context(), b.job()); err != nil || rec.ExitCode != 0 || rec.Supervisor.PID != h.cmd.Process.Pid {
+		t.Errorf("record %+v, error %v; want it from the process that waited, %d", rec, err, h.cmd.Process.Pid)
+	}
+	next := spareWaits()
+	if next == h {
+		t.Error("a supervisor waits that had a command")
+	}
+	if err := next.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b = newBench(t, "echo two")
+	if rec, err := Run(t.Context(), b.job()); err != nil || rec.ExitCode != 0 || rec.Supervisor.PID == next.cmd.Process.Pid {
+		t.Errorf("after it was killed: record %+v, error %v", rec, err)
 	}
 }
 

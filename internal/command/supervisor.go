@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
@@ -22,31 +21,41 @@ import (
 	"github.com/almanac-run/almanac/internal/secret"
 )
 
-const subcommand = "exec-command"
+// How a supervisor is called.
+const (
+	supervisorName = "almanac"
+	subcommand     = "exec-command"
+)
 
-// Main must be the first thing that a program does that runs commands. If the
-// process is a supervisor, Main does its work and exits; else it returns at once.
-func Main() {
-	mainCalled = true
-	if len(os.Args) != 3 || os.Args[1] != subcommand {
+// Main must be the first thing that a program does that runs commands: it says
+// that the program knows of the other role that copies of it have.
+func Main() { mainCalled = true }
+
+// A supervisor begins here, and exits: before main, and before the packages are
+// made ready that an agent speaks to its server with. They take several times as long
+// as all that a supervisor has to do until its command runs.
+func init() {
+	if len(os.Args) != 3 || os.Args[0] != supervisorName || os.Args[1] != subcommand {
 		return
 	}
 	// On Linux the kernel ends the command when the thread that started it ends.
 	runtime.LockOSThread()
-	os.Exit(superviseMain(journal.At(os.Args[2])))
+	os.Exit(superviseMain(os.Args[2]))
 }
 
-func superviseMain(e journal.Entry) int {
-	syscall.CloseOnExec(3) // the lock: ours as long as we live, not the command's
+func superviseMain(mode string) int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, signalCancel, signalTimeout, signalAbandon, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	// Whoever waits for our word may have died: that must not end us. Caught and
 	// not ignored, because what is ignored stays so in the command.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	var spec Spec
-	if err := gob.NewDecoder(os.Stdin).Decode(&spec); err != nil {
-		return 1 // the agent died while it spoke: nothing has run
+	rest(mode)
+	handed, lock, err := receive(os.Stdin)
+	if err != nil {
+		return 1 // the agent died, perhaps while it spoke: nothing has run
 	}
+	defer runtime.KeepAlive(lock)
+	e, spec := journal.At(handed.Dir), handed.Spec
 	rec, ok, err := e.Record()
 	if err != nil || !ok {
 		return 1
@@ -65,7 +74,11 @@ func superviseMain(e journal.Entry) int {
 	}
 	os.Stdout.Write([]byte{'.'})
 	os.Stdout.Close()
-	if err := run(e, &rec, spec, outputs, signals); err != nil {
+	// Else a command that fills the disk with its output would end unknown.
+	_ = os.WriteFile(e.File(reserveFile), make([]byte, reserveSize), 0o600)
+	err = run(e, &rec, spec, outputs, signals)
+	_ = os.Remove(e.File(reserveFile))
+	if err != nil {
 		return fail(e, rec, err)
 	}
 	rec.State, rec.EndedAt = journal.Exited, time.Now()
@@ -78,6 +91,12 @@ func superviseMain(e journal.Entry) int {
 	}
 	return 1
 }
+
+// reserveFile keeps space for the record of the end, which is at most that long.
+const (
+	reserveFile = "reserve"
+	reserveSize = 32 << 10
+)
 
 // fail records that the command was not started.
 func fail(e journal.Entry, rec journal.Record, err error) int {
@@ -216,7 +235,7 @@ func run(e journal.Entry, rec *journal.Record, spec Spec, outputs output.Store, 
 	stderr.flush()
 	rec.ExitCode = exitCode(status)
 	rec.Stdout = excerpt.Text()
-	rec.Size = log.written
+	rec.Size, rec.Omitted = log.written, log.omitted
 	if err := errors.Join(log.err, w.Sync()); err != nil {
 		// The command ran: that its output was lost is said where it would have stood.
 		rec.Stdout = strings.TrimLeft(rec.Stdout+"\n(output could not be kept: "+err.Error()+")", "\n")
@@ -385,6 +404,7 @@ type log struct {
 	w       io.Writer
 	left    int64
 	written int64
+	omitted int64 // above the limit
 	err     error // the first
 }
 
@@ -393,10 +413,15 @@ const tooMuch = "\nalmanac: the output is too large; the rest is left out\n"
 func (l *log) write(p []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.left <= 0 || l.err != nil || len(p) == 0 {
+	if l.left <= 0 {
+		l.omitted += int64(len(p))
+		return
+	}
+	if l.err != nil || len(p) == 0 {
 		return
 	}
 	if l.left -= int64(len(p)); l.left <= 0 {
+		l.omitted = -l.left
 		p = append(p[:len(p)+int(l.left):len(p)+int(l.left)], tooMuch...)
 	}
 	n, err := l.w.Write(p)

@@ -35,11 +35,12 @@ type Record struct {
 	Offset int64  `json:"offset"` // where this run's output begins in it
 
 	// Once exited.
-	Size     int64  `json:"size"`             // of the output, this run's part
-	ExitCode int    `json:"exit_code"`        // 128 and more: killed by a signal, as shells count
-	Stopped  Reason `json:"stopped"`          // why it was made to end, or ""
-	Stdout   string `json:"stdout,omitempty"` // masked and abridged
-	Error    string `json:"error,omitempty"`  // why it could not be started
+	Size     int64  `json:"size"`              // of the output, this run's part
+	Omitted  int64  `json:"omitted,omitempty"` // bytes of output above the limit, which were not kept
+	ExitCode int    `json:"exit_code"`         // 128 and more: killed by a signal, as shells count
+	Stopped  Reason `json:"stopped"`           // why it was made to end, or ""
+	Stdout   string `json:"stdout,omitempty"`  // masked and abridged
+	Error    string `json:"error,omitempty"`   // why it could not be started
 
 	Passing bool `json:"passing,omitempty"` // the Error may pass by itself: it is started anew when asked for
 }

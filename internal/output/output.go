@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // Store keeps outputs by reference. Its methods may be called from several
@@ -117,6 +119,10 @@ func (d Dir) Append(ref string) (Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("output store: %w", err)
 	}
+	// Says that it is being written, for as long as this process writes it.
+	// Shared, and waiting: only who looks whether it is locked is in the way, for a moment.
+	for unix.Flock(int(f.Fd()), unix.LOCK_SH) == unix.EINTR {
+	}
 	// The output's name has to survive a crash too, and those of its directories.
 	for dir, i := filepath.Dir(name), 0; i < 3; dir, i = filepath.Dir(dir), i+1 {
 		if err := syncDir(dir); err != nil {
@@ -150,6 +156,20 @@ func (d Dir) Open(ref string) (Reader, error) {
 		return nil, fmt.Errorf("output store: %w", err)
 	}
 	return f, nil
+}
+
+// Growing tells whether somebody writes the output at the moment.
+func (d Dir) Growing(ref string) bool {
+	name, err := d.file(ref)
+	if err != nil {
+		return false
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK
 }
 
 // Size implements Store.

@@ -13,6 +13,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	workerpb "go.temporal.io/api/worker/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/converter"
 )
@@ -75,7 +76,7 @@ func (l Lister) One(ctx context.Context, id string, now time.Time) (*Listed, err
 	}
 	nodes := map[string]*Listed{}
 	if info := described.GetWorkflowExecutionInfo(); err == nil && info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
-		l.take(nodes, info.GetMemo(), now)
+		l.take(nodes, info, now)
 	}
 	if err := l.alive(ctx, nodes, fmt.Sprintf("TaskQueue = '%s%s'", queuePrefix, id), now); err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (l Lister) list(ctx context.Context, query, workers string, now time.Time) 
 			return nil, fmt.Errorf("list the nodes: %w", err)
 		}
 		for _, info := range page.GetExecutions() {
-			l.take(nodes, info.GetMemo(), now)
+			l.take(nodes, info, now)
 		}
 		if request.NextPageToken = page.GetNextPageToken(); len(request.NextPageToken) == 0 {
 			break
@@ -109,15 +110,19 @@ func (l Lister) list(ctx context.Context, query, workers string, now time.Time) 
 	return all, nil
 }
 
-// take adds the node that a memo describes.
-func (l Lister) take(nodes map[string]*Listed, memo *commonpb.Memo, now time.Time) {
+// take adds the node that the memo of its workflow describes.
+func (l Lister) take(nodes map[string]*Listed, info *workflowpb.WorkflowExecutionInfo, now time.Time) {
 	c := l.Converter
 	if c == nil {
 		c = converter.GetDefaultDataConverter()
 	}
+	// If it is encrypted, it is for this node: the memo of another would not be read.
+	c = converter.WithDataConverterSerializationContext(c, converter.WorkflowSerializationContext{
+		Namespace: l.Namespace, WorkflowID: info.GetExecution().GetWorkflowId(),
+	})
 	listed := &Listed{Registration: true}
 	// A memo that cannot be read is of a program that is newer than this one: its node is there by its worker.
-	if err := c.FromPayload(memo.GetFields()[Memo], &listed.Node); err != nil || listed.ID == "" {
+	if err := c.FromPayload(info.GetMemo().GetFields()[Memo], &listed.Node); err != nil || listed.ID == "" {
 		return
 	}
 	listed.Status, listed.ClockWrong = listed.Node.Status(), listed.Node.ClockWrong()

@@ -23,9 +23,14 @@ import (
 const mostOutput = 256 << 20
 
 func (n node) runCommand(ctx context.Context, in host.CommandRunInput) (host.CommandRunOutput, error) {
+	return n.runWithin(ctx, in, 0)
+}
+
+// runWithin is runCommand with a timeout of its own, beside that of ctx; 0 is none.
+func (n node) runWithin(ctx context.Context, in host.CommandRunInput, timeout time.Duration) (host.CommandRunOutput, error) {
 	script := aws.Script{
 		Windows: n.windows(), Shell: in.Shell, Text: in.Script, Args: in.Args, Env: map[string]string{}, Stdin: in.Stdin.Plain,
-		Directory: in.WorkingDirectory, User: in.User, Idempotent: in.Idempotent, Output: n.Output,
+		Directory: in.WorkingDirectory, User: in.User, Idempotent: in.Idempotent, Output: n.Output, Timeout: timeout,
 	}
 	switch {
 	case n.windows() && in.Shell != "" && in.Shell != "pwsh":

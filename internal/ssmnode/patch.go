@@ -1,7 +1,9 @@
 package ssmnode
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -90,7 +92,8 @@ func (n node) installPatches(ctx context.Context, in host.PatchInstallInput) (ho
 			return none, err
 		}
 		if len(found.missing()) == 0 && found.state.pending == 0 {
-			return host.PatchInstallOutput{Report: found.report(baseline), Upgraded: []host.PatchChange{}, Added: []host.PatchChange{}, Ref: found.kept.ref, Size: found.kept.size}, nil
+			out := host.PatchInstallOutput{Report: found.report(baseline), Upgraded: []host.PatchChange{}, Added: []host.PatchChange{}, Ref: found.kept.ref, Size: found.kept.size}
+			return out, n.healthy(ctx, in, out)
 		}
 	}
 	found, err := m.run(ctx, "install", map[string]string{"Operation": "Install", "RebootOption": reboot})
@@ -106,6 +109,9 @@ func (n node) installPatches(ctx context.Context, in host.PatchInstallInput) (ho
 		}
 	}
 	out.Rebooted = reboot != "NoReboot" && out.UpgradedCount > 0 && found.state.pending == 0
+	if err := n.healthy(ctx, in, out); err != nil {
+		return out, err
+	}
 	if failed := found.in("Failed"); len(failed) > 0 {
 		detail := host.PatchDetail{Failed: []host.PatchFailure{}, Upgraded: out.UpgradedCount, Tail: found.kept.tail, Ref: found.kept.ref, Size: found.kept.size}
 		for _, p := range failed[:min(len(failed), mostFailures)] {
@@ -118,6 +124,49 @@ func (n node) installPatches(ctx context.Context, in host.PatchInstallInput) (ho
 		return out, found.failed
 	}
 	return out, nil
+}
+
+// healthy runs the health script of an installation: once, when Patch Manager is
+// done and has restarted the node if it wanted to. It has nothing with which updates could be taken back; so they stay,
+// whatever on_unhealthy says, and the error says so.
+func (n node) healthy(ctx context.Context, in host.PatchInstallInput, out host.PatchInstallOutput) error {
+	if in.Health == "" {
+		return nil
+	}
+	timeout := cmp.Or(time.Duration(in.HealthTimeout), 5*time.Minute)
+	_, err := n.runWithin(ctx, host.CommandRunInput{Script: in.Health, Shell: in.HealthShell, Env: in.HealthEnv, Idempotent: true}, timeout)
+	said := ""
+	switch kind := action.KindOf(err); {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return err
+	case kind == action.Timeout:
+		said = fmt.Sprintf("it did not end within %s", timeout)
+	case kind != action.Failed:
+		return fmt.Errorf("health check: %w", err)
+	}
+	detail := host.PatchDetail{Failed: []host.PatchFailure{}, Upgraded: out.UpgradedCount, Ref: out.Ref, Size: out.Size}
+	var e *action.Error
+	if errors.As(err, &e) {
+		if d, ok := e.Detail.(host.CommandDetail); ok {
+			detail.ExitCode, detail.Tail, detail.Ref, detail.Size = d.ExitCode, d.Tail, d.Ref, d.Size
+		}
+	}
+	if said == "" {
+		said = fmt.Sprintf("exit %d", detail.ExitCode)
+		if line := host.LastLine(detail.Tail); line != "" {
+			said += ": " + line
+		}
+	}
+	stay := "this step has changed nothing"
+	switch n := out.UpgradedCount; {
+	case n > 0 && in.OnUnhealthy == "keep":
+		stay = fmt.Sprintf("%d updates kept", n)
+	case n > 0:
+		stay = fmt.Sprintf("%d updates stay, since Patch Manager takes none back; to go back, restore a snapshot of the node's volume", n)
+	}
+	return &action.Error{Kind: action.Failed, Detail: detail, Err: fmt.Errorf("health check failed: %s; %s", said, stay)}
 }
 
 const (

@@ -39,7 +39,7 @@ func TestPatchScan(t *testing.T) {
 	w := newWorld(t, patches(bash, kernel, vim, curl, glibc))
 	out := w.must("host.patch.scan", m{"baseline": security})
 	got := fmt.Sprint(out["baseline"], " ", out["manager"], " ", out["status"], " ", out["why"], " ", out["missing"], out["missing_by_severity"], " ", out["not_in_baseline"], out["installed"], out["patched"], out["other"], out["os"], out["version"])
-	want := "prod dnf non_compliant 2 missing (1 critical, 1 moderate) 2 map[critical:1 important:0 low:0 moderate:1 unspecified:0] 1 2 1 1amzn2023"
+	want := "prod dnf non_compliant 2 missing (1 critical, 1 moderate) 2 map[critical:1 important:0 low:0 moderate:1 other:0] 1 2 1 1amzn2023"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -99,6 +99,52 @@ func TestPatchInstall(t *testing.T) {
 	for _, o := range []m{out, nil} {
 		if err := w.compensate("host.patch.install", in, o); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The health script runs when Patch Manager is done, also if there was nothing to do; and what
+// cannot be taken back stays, and is said to.
+func TestPatchInstallHealth(t *testing.T) {
+	check := `echo "running $WHAT"; test "$WHAT" = good`
+	for _, tt := range []struct {
+		has  []simcloud.Patch
+		in   m
+		says []string // nil: it succeeds
+		sent int
+	}{
+		{[]simcloud.Patch{bash, kernel}, m{"health": check, "health_env": m{"WHAT": "good"}}, nil, 3},
+		{[]simcloud.Patch{bash, kernel}, m{"health": check, "health_env": m{"WHAT": "bad"}}, []string{"health check failed: exit 1: running bad; 2 updates stay, since Patch Manager takes none back"}, 3},
+		{[]simcloud.Patch{bash, kernel}, m{"health": check, "on_unhealthy": "keep"}, []string{"health check failed: exit 1: running; 2 updates kept"}, 3},
+		{[]simcloud.Patch{curl}, m{"health": "exit 3"}, []string{"health check failed: exit 3; this step has changed nothing"}, 2},
+		{[]simcloud.Patch{curl}, m{"health": "true", "health_shell": "sh"}, nil, 2},
+		{[]simcloud.Patch{curl}, m{"health": "sleep 10800", "health_timeout": "1m"}, []string{"health check failed: it did not end within 1m0s"}, 2},
+	} {
+		w := newWorld(t, func(o *simcloud.Options) {
+			shell := o.Shell
+			patches(tt.has...)(o)
+			o.Shell = func(ctx context.Context, c simcloud.Command) simcloud.CommandResult {
+				if c.Document == "AWS-RunShellScript" && tt.in["health_timeout"] != nil {
+					return simcloud.CommandResult{Duration: 3 * time.Hour}
+				}
+				return shell(ctx, c)
+			}
+		})
+		tt.in["baseline"] = security
+		_, err := w.do("host.patch.install", tt.in)
+		if tt.says == nil && err != nil {
+			t.Errorf("%v: %v", tt.in, err)
+		} else if tt.says != nil {
+			wants(t, err, action.Failed, tt.says...)
+		}
+		if w.sent() != tt.sent || t.Failed() {
+			t.Errorf("%v: %d commands", tt.in, w.sent())
+		}
+		if tt.in["on_unhealthy"] == "keep" {
+			var e *action.Error
+			if errors.As(err, &e); e.Detail.(host.PatchDetail).ExitCode != 1 || e.Detail.(host.PatchDetail).Upgraded != 2 || strings.TrimSpace(e.Detail.(host.PatchDetail).Tail) != "running" {
+				t.Errorf("%+v", e.Detail)
+			}
 		}
 	}
 }
