@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/almanac-run/almanac/action"
+	"github.com/almanac-run/almanac/internal/registry"
 )
 
 // These tests work on real package managers, in directories that stand for
@@ -232,6 +233,8 @@ func TestPatchDebian(t *testing.T) {
 	run(t, "/", "chroot", root, "apt-get", "-q", "update")
 	run(t, "/", "chroot", root, "apt-get", "-q", "-y", "upgrade")
 	b := newPatchBench(t, root)
+	var told []string
+	b.Node.Comply = func(_ context.Context, c registry.Compliance) error { told = append(told, c.Status); return nil }
 	in := baseline(securityRule, map[string]any{"reject": `patch.name == "tzdata"`})
 	out, err := b.do(callContext("scan-1"), "host.patch.scan", in)
 	if err != nil || out["status"] != "compliant" || out["os"] != "debian" || out["manager"] != "apt" {
@@ -290,6 +293,9 @@ func TestPatchDebian(t *testing.T) {
 	}
 	if _, err := b.do(callContext("install"), "host.patch.install", in); action.KindOf(err) != action.Conflict {
 		t.Errorf("installed after its rollback: %v", err)
+	}
+	if got := strings.Join(told, " "); got != "compliant non_compliant compliant compliant non_compliant non_compliant" {
+		t.Errorf("the registry was told %s", got)
 	}
 }
 

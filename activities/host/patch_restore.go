@@ -14,7 +14,7 @@ import (
 )
 
 // uninstallPatches puts the versions back that were there before the step.
-func (n Node) uninstallPatches(ctx context.Context, _ patchInstallInput, out *patchInstallOutput) error {
+func (n Node) uninstallPatches(ctx context.Context, in patchInstallInput, out *patchInstallOutput) error {
 	p, err := n.patching(ctx)
 	if err != nil {
 		return err
@@ -22,7 +22,14 @@ func (n Node) uninstallPatches(ctx context.Context, _ patchInstallInput, out *pa
 	if !p.state.RolledBack && !p.state.Decided && out != nil && len(out.Upgraded)+len(out.Added) > 0 {
 		return action.Errorf(action.NotFound, "which versions were there before is no longer known on this node")
 	}
-	return p.takeBack(ctx)
+	decided := p.state.Decided
+	err = p.takeBack(ctx)
+	if baseline, wrong := parseBaseline(in.Baseline); wrong == nil && decided {
+		if r := p.asItIs(ctx, baseline).Report; r.Baseline != "" {
+			n.comply(ctx, r) // what was taken back is missing again
+		}
+	}
+	return err
 }
 
 // takeBack puts the versions back that were there before the step, and goes on
