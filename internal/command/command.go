@@ -214,7 +214,7 @@ func begin(ctx context.Context, job Job) (<-chan struct{}, error) {
 		Execution: job.Execution, Step: job.Step, State: journal.Accepted,
 		Run: rec.Run + 1, BootID: bootID(), AcceptedAt: time.Now(), Ref: spec.Ref,
 	}
-	if err := e.SetRecord(rec); err != nil {
+	if err := e.Accept(rec); err != nil {
 		return nil, err
 	}
 	return supervise(e, running, spec)

@@ -131,14 +131,18 @@ func (e Entry) WriteJSON(name string, v any) error {
 }
 
 // Write is WriteJSON for bytes.
-func (e Entry) Write(name string, b []byte) error {
+func (e Entry) Write(name string, b []byte) error { return e.write(name, b, true) }
+
+// write replaces a file of the entry. Without durable it is there for other
+// processes, and a loss of power may take it away.
+func (e Entry) write(name string, b []byte, durable bool) error {
 	f, err := os.CreateTemp(e.dir, "."+name+".*")
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
-	if err == nil {
+	if err == nil && durable {
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
@@ -146,6 +150,9 @@ func (e Entry) Write(name string, b []byte) error {
 	}
 	if err := os.Rename(f.Name(), e.File(name)); err != nil {
 		return fmt.Errorf("journal: %w", err)
+	}
+	if !durable {
+		return nil
 	}
 	return syncDir(e.dir)
 }

@@ -1,8 +1,12 @@
 package journal
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
 	"time"
 )
 
@@ -66,12 +70,29 @@ const recordFile = "command.json"
 
 // Record returns the entry's record; ok is false if there is none.
 func (e Entry) Record() (r Record, ok bool, err error) {
-	err = e.ReadJSON(recordFile, &r)
-	if errors.Is(err, fs.ErrNotExist) {
+	b, err := os.ReadFile(e.File(recordFile))
+	// What a loss of power leaves of an accepted command may be a file of nothing.
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.Trim(b, "\x00")) == 0 {
 		return Record{}, false, nil
 	}
-	return r, err == nil, err
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		return Record{}, false, fmt.Errorf("journal: %s: %w", recordFile, err)
+	}
+	return r, true, nil
 }
 
 // SetRecord replaces the entry's record.
 func (e Entry) SetRecord(r Record) error { return e.WriteJSON(recordFile, r) }
+
+// Accept is SetRecord for a command that has not begun: if a loss of power takes
+// that away, nothing is lost, and so nobody waits for the disk.
+func (e Entry) Accept(r Record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return e.write(recordFile, b, false)
+}

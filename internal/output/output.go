@@ -123,14 +123,24 @@ func (d Dir) Append(ref string) (Writer, error) {
 	// Shared, and waiting: only who looks whether it is locked is in the way, for a moment.
 	for unix.Flock(int(f.Fd()), unix.LOCK_SH) == unix.EINTR {
 	}
-	// The output's name has to survive a crash too, and those of its directories.
-	for dir, i := filepath.Dir(name), 0; i < 3; dir, i = filepath.Dir(dir), i+1 {
+	return file{f}, nil
+}
+
+// file is an output that is being written.
+type file struct{ *os.File }
+
+// Sync implements Writer. The output's name has to survive a crash too, and those of its
+// directories; a command that only begins does not wait for that.
+func (f file) Sync() error {
+	if err := f.File.Sync(); err != nil {
+		return err
+	}
+	for dir, i := filepath.Dir(f.Name()), 0; i < 3; dir, i = filepath.Dir(dir), i+1 {
 		if err := syncDir(dir); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("output store: %w", err)
+			return fmt.Errorf("output store: %w", err)
 		}
 	}
-	return f, nil
+	return nil
 }
 
 func syncDir(name string) error {
