@@ -90,7 +90,7 @@ those that do.`,
 			var steps []string
 			_ = a.with(cmd.Context(), func(ctx context.Context, s *server) error {
 				v, err := s.view(ctx, args[0])
-				for _, w := range v.Waiting {
+				for _, w := range forPeople(v) {
 					steps = append(steps, w.Step)
 				}
 				return err
@@ -168,7 +168,8 @@ func (a *app) waitFor(v workflows.View, id string, ans answer, step string) (wor
 		return workflows.Wait{}, fmt.Errorf("execution %s has ended (%s): there is nothing to %s", id, v.Status, ans.name)
 	}
 	var fit []workflows.Wait
-	for _, w := range v.Waiting {
+	asked := forPeople(v)
+	for _, w := range asked {
 		if slices.Contains(w.Choices, ans.name) && (step == "" || isStep(w.Step, step)) {
 			fit = append(fit, w)
 		}
@@ -183,7 +184,7 @@ func (a *app) waitFor(v workflows.View, id string, ans answer, step string) (wor
 	switch {
 	case len(fit) > 1:
 		b.WriteString("several steps wait; name one:")
-	case len(v.Waiting) == 0:
+	case len(asked) == 0:
 		return workflows.Wait{}, fmt.Errorf("no step of execution %s waits for a person (it is %s)", id, v.Status)
 	case step != "":
 		fmt.Fprintf(&b, "no step %s waits for %s; these answers are possible:", step, ans.name)
@@ -192,7 +193,7 @@ func (a *app) waitFor(v workflows.View, id string, ans answer, step string) (wor
 	}
 	waits := fit
 	if len(fit) == 0 {
-		waits = v.Waiting
+		waits = asked
 	}
 	for _, w := range waits {
 		if len(fit) > 1 {
@@ -203,6 +204,11 @@ func (a *app) waitFor(v workflows.View, id string, ans answer, step string) (wor
 		}
 	}
 	return workflows.Wait{}, usagef("%s", b.String())
+}
+
+// forPeople is what waits for an answer: nobody answers a lock.
+func forPeople(v workflows.View) []workflows.Wait {
+	return slices.DeleteFunc(slices.Clone(v.Waiting), func(w workflows.Wait) bool { return len(w.Choices) == 0 })
 }
 
 // isStep tells whether a person means the step at path: by it, or by its id alone.

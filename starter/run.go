@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/almanac-run/almanac/internal/codec"
 	"github.com/almanac-run/almanac/internal/runview"
 	"github.com/almanac-run/almanac/lang/program"
 	"github.com/almanac-run/almanac/workflows"
@@ -84,6 +85,9 @@ without RUNBOOK the runbook is the one that it ran, as it was.`,
 func (a *app) run(ctx context.Context, runbook string, in inputFlags, onlyFailed, id string, detach bool) error {
 	if strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return usagef("--id is of printable ASCII characters, not %q", id)
+	}
+	if codec.ReservedID(id) {
+		return usagef("--id %s: ids that begin with node/ and tell/ are those of the registry of nodes, whose agents can read them", id)
 	}
 	var s *server
 	var left *rest
@@ -169,6 +173,7 @@ func (a *app) start(ctx context.Context, s *server, start workflows.Start, id st
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
 		StaticSummary:                            prog.Summary,
 		StaticDetails:                            prog.Details,
+		Priority:                                 workflows.Fair(start.Caller),
 		TypedSearchAttributes: temporal.NewSearchAttributes(
 			temporal.NewSearchAttributeKeyKeyword(workflows.AttrRunbook).ValueSet(prog.Runbook),
 			temporal.NewSearchAttributeKeyKeyword(workflows.AttrStatus).ValueSet("running"),

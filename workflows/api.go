@@ -32,6 +32,7 @@ type Start struct {
 	Inputs  map[string]json.RawMessage `json:"inputs,omitempty"` // checked by CheckInputs; a secret is {"$secret": ref}
 	Caller  string                     `json:"caller,omitempty"` // who started it, as the starter knows
 	Only    []string                   `json:"only,omitempty"`   // nodes: steps on several targets run on no others; nil: on all
+	Within  []Holder                   `json:"within,omitempty"` // the executions that call this one, outermost first
 	State   *State                     `json:"state,omitempty"`  // set by continue-as-new only
 }
 
@@ -64,6 +65,9 @@ type Result struct {
 
 	// Undo is, for a child runbook that succeeded, what its caller must compensate later.
 	Undo json.RawMessage `json:"undo,omitempty"`
+
+	// Keys are the locks that a child runbook passes on to its caller with Undo.
+	Keys []string `json:"keys,omitempty"`
 }
 
 // Failure is one step's error with its place.
@@ -192,10 +196,11 @@ type Pointer struct {
 	Size   int64  `json:"size"`
 }
 
-// Wait is something a person must answer.
+// Wait is something a person must answer, or, of kind WaitLock, the turn of this
+// execution: that nobody answers, and Step is the workflow id of the lock.
 type Wait struct {
 	Step      string      `json:"step"` // path
-	Kind      string      `json:"kind"` // "approval", "pause", "ask" or "halt"
+	Kind      string      `json:"kind"` // "approval", "pause", "ask", "halt" or WaitLock
 	Message   string      `json:"message"`
 	Approvers []string    `json:"approvers,omitempty"`
 	Quorum    int         `json:"quorum,omitempty"`
@@ -205,6 +210,9 @@ type Wait struct {
 	Failure   *Failure    `json:"failure,omitempty"` // for "ask" and "halt"
 	Pos       program.Pos `json:"pos"`
 }
+
+// WaitLock is the kind of a Wait for the locks of `lock:` and the places of `max_running:`.
+const WaitLock = "lock"
 
 // The answers, each an Update (with a validator that refuses what does not fit)
 // and a Signal of the same name, for the Web UI. Their argument is an Answer.

@@ -32,6 +32,7 @@ func readHistory(t *testing.T, file string) *historypb.History {
 func replay(h *historypb.History) error {
 	r := worker.NewWorkflowReplayer()
 	r.RegisterDynamicWorkflow(workflows.Runbook, workflow.DynamicRegisterOptions{})
+	r.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: workflows.LockType})
 	started := h.Events[0].GetWorkflowExecutionStartedEventAttributes()
 	return r.ReplayWorkflowHistoryWithOptions(mute{}, h, worker.ReplayWorkflowHistoryOptions{
 		OriginalExecution: workflow.Execution{ID: started.WorkflowId, RunID: started.OriginalExecutionRunId},

@@ -1,11 +1,13 @@
 package workflows
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/converter"
@@ -27,6 +29,7 @@ func Register(r worker.Registry) {
 	r.RegisterWorkflowWithOptions(Ask, workflow.RegisterOptions{Name: AskType})
 	r.RegisterWorkflowWithOptions(Tell, workflow.RegisterOptions{Name: TellType})
 	r.RegisterWorkflowWithOptions(Sync, workflow.RegisterOptions{Name: SyncType})
+	r.RegisterWorkflowWithOptions(Lock, workflow.RegisterOptions{Name: LockType})
 }
 
 // Runbook is the workflow of every runbook. Its one argument is a Start.
@@ -144,15 +147,25 @@ func typed[D any](raw map[string]json.RawMessage, decls []D, of func(D) (string,
 	return values, nil
 }
 
-// main is the story of an execution: the steps, then rollback if they failed,
-// then `finally`, then the outcome.
+// main is the story of an execution: its turn, the steps, then rollback if they
+// failed, then `finally`, then the outcome.
 func (r *run) main(ctx workflow.Context) (*Result, error) {
 	if err := r.answers(ctx); err != nil {
 		return nil, err
 	}
 	st := r.state
 	if st.Phase == phaseSteps {
-		err := r.whole(ctx, func() error { return r.body(ctx) })
+		err := r.whole(ctx, func() error { return r.enter(ctx) })
+		if workflow.IsContinueAsNewError(err) {
+			return nil, err
+		}
+		if err != nil {
+			// It has not begun: there is nothing to take back, and nothing to clean up.
+			st.End = r.shut(ctx, err)
+			ctx, _ = workflow.NewDisconnectedContext(ctx)
+			return r.finish(ctx)
+		}
+		err = r.whole(ctx, func() error { return r.body(ctx) })
 		if workflow.IsContinueAsNewError(err) {
 			return nil, err
 		}
@@ -217,7 +230,7 @@ func (r *run) body(ctx workflow.Context) error {
 		if err != nil {
 			return err
 		}
-		deadline := st.StartedAt.Add(limit)
+		deadline := st.began().Add(limit)
 		st.Deadline = &deadline
 	}
 	steps := func(ctx workflow.Context) error { return r.list(ctx, r.scope, st.Steps, "", r.prog.Steps) }
@@ -259,7 +272,7 @@ func (r *run) ending(ctx workflow.Context, err error) *Result {
 		if r.cut != "" {
 			at = " while " + r.cut + " ran"
 		}
-		f = r.scope.fail(action.Timeout, program.Pos{}, "the runbook's timeout (%s) passed%s", r.state.Deadline.Sub(r.state.StartedAt), at)
+		f = r.scope.fail(action.Timeout, program.Pos{}, "the runbook's timeout (%s) passed%s", r.state.Deadline.Sub(r.state.began()), at)
 		return &Result{Outcome: TimedOut, Message: f.Message, Failure: f}
 	case err != nil && ctx.Err() != nil:
 		f = r.scope.fail(action.Cancelled, program.Pos{}, "cancelled")
@@ -363,8 +376,9 @@ func (r *run) finish(ctx workflow.Context) (*Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		end.Undo = raw
+		end.Undo, end.Keys = raw, r.passed()
 	}
+	r.giveBack(ctx, len(end.Undo) > 0)
 	if end.Outcome == Succeeded {
 		return end, nil
 	}
@@ -392,6 +406,18 @@ func Attributes(runbook, caller string) temporal.SearchAttributes {
 		attrKeys[AttrStatus].ValueSet("running"),
 		attrKeys[AttrCaller].ValueSet(bounded(caller)),
 	)
+}
+
+// Fair is the priority of what a caller starts: the server, where it is set up
+// for fairness, serves callers in turns, however much one of them has started. All work
+// of the execution inherits it.
+func Fair(caller string) temporal.Priority {
+	const most = 64 // bytes that the server takes
+	if len(caller) > most {
+		sum := sha256.Sum256([]byte(caller))
+		caller = strings.ToValidUTF8(caller[:most-20], "") + fmt.Sprintf("~%x", sum[:8])
+	}
+	return temporal.Priority{FairnessKey: caller}
 }
 
 // bounded keeps a search attribute under the size at which the server
@@ -511,6 +537,9 @@ func (r *run) whole(ctx workflow.Context, part func() error) error {
 			return ctx.Err() // a cancellation is not carried to the next run
 		}
 		r.drainSignals(ctx)
+		if r.awaited() != nil {
+			r.turns(ctx)
+		}
 		next := *r.start
 		next.State = r.state
 		raw, err := json.Marshal(next)

@@ -30,6 +30,11 @@ type State struct {
 	End        *Result                    `json:"end,omitempty"`         // set when the steps have ended
 	Shared     []json.RawMessage          `json:"shared,omitempty"`      // in JSON: inputs that several of Undo have in common
 
+	// Keys are the locks that the execution holds or waits for, in the order in which
+	// it takes them; Admitted is when it held them all. Nil if it needs none.
+	Keys     []*hold    `json:"keys,omitempty"`
+	Admitted *time.Time `json:"admitted,omitempty"`
+
 	// Remote says of targets that have no agent of ours how the control worker reaches them.
 	Remote map[string]*action.Target `json:"remote,omitempty"`
 }

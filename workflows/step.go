@@ -838,7 +838,7 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 	if p == nil {
 		return sc.fail(action.Internal, s.Pos, "the program of runbook %s is missing", s.Child.Runbook)
 	}
-	start := Start{Program: r.withChildren(p), Inputs: inputs, Caller: r.start.Caller, Only: r.start.Only}
+	start := Start{Program: r.withChildren(p), Inputs: inputs, Caller: r.start.Caller, Only: r.start.Only, Within: r.within()}
 	size, err := r.size(start.Program)
 	if err != nil {
 		return err
@@ -867,6 +867,7 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 	if err != nil {
 		return r.childFailed(ctx, sc, path, s, p, err)
 	}
+	r.inherit(result.Keys)
 	if err := r.takeOver(sc, path, result.Undo); err != nil {
 		return err
 	}
@@ -910,6 +911,7 @@ func (r *run) childFailed(ctx workflow.Context, sc *scope, path string, s *progr
 		f.Cause = theirs.Failure
 	}
 	r.state.LeftBehind = append(r.state.LeftBehind, theirs.NotRolledBack...)
+	r.inherit(theirs.Keys)
 	if uerr := r.takeOver(sc, path, theirs.Undo); uerr != nil {
 		return uerr
 	}

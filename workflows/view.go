@@ -58,6 +58,9 @@ func (r *run) view() View {
 		v.Steps = append(v.Steps, undoView(u))
 	}
 	walk(r.prog.Finally, st.Finally, "finally.", 0, add(string(phaseFinally)))
+	if h := r.queued(); h != nil {
+		v.Waiting = append(v.Waiting, Wait{Step: h.Key, Kind: WaitLock, Message: h.behind(), Choices: []string{}, Pos: r.prog.LockPos})
+	}
 	for _, path := range r.order {
 		v.Waiting = append(v.Waiting, r.waits[path].Wait)
 	}
@@ -82,7 +85,7 @@ func (r *run) status() string {
 		return "rolling_back"
 	case st.Phase == phaseFinally:
 		return "finally"
-	case len(r.order) > 0:
+	case len(r.order) > 0 || r.queued() != nil:
 		return "waiting"
 	}
 	return "running"
@@ -158,6 +161,9 @@ func (r *run) markdown() string {
 	b.WriteString("**" + cell(r.prog.Runbook) + "** " + r.status() + "\n\n")
 	if s := r.prog.Summary; s != "" { // the server drops the static summary when it continues as new
 		fmt.Fprintf(&b, "%s\n\n", cell(s))
+	}
+	if h := r.queued(); h != nil {
+		fmt.Fprintf(&b, "> waits since %s for **%s**, %s\n\n", h.Since.UTC().Format(time.TimeOnly), cell(h.Key), cell(h.behind()))
 	}
 	for _, path := range r.order {
 		w := r.waits[path]

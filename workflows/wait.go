@@ -31,7 +31,9 @@ var choices = map[string][]string{
 	"halt":     {AnswerContinue, AnswerRetry, AnswerSkip, AnswerRollback, AnswerStop},
 }
 
-var allAnswers = []struct{ name, description string }{
+type namedAnswer struct{ name, description string }
+
+var allAnswers = []namedAnswer{
 	{AnswerApprove, "Approve a step that waits for approval"},
 	{AnswerReject, "Reject a step that waits for approval"},
 	{AnswerResume, "Go on after a pause"},
@@ -89,17 +91,13 @@ func (r *run) answers(ctx workflow.Context) error {
 func (r *run) listen(ctx workflow.Context) {
 	r.listening = true
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		selector := workflow.NewSelector(ctx)
-		for _, a := range allAnswers {
-			selector.AddReceive(workflow.GetSignalChannel(ctx, a.name), func(ch workflow.ReceiveChannel, _ bool) {
-				var answer Answer
-				if ch.ReceiveAsync(&answer) {
-					r.signalled(ctx, a.name, answer)
-				}
-			})
+		// Not by a selector: that has taken a signal before its turn comes to handle it, and
+		// what it has taken is lost if the execution continues as new in the same task.
+		said := func() bool {
+			return slices.ContainsFunc(allAnswers, func(a namedAnswer) bool { return workflow.GetSignalChannel(ctx, a.name).Len() > 0 })
 		}
-		for {
-			selector.Select(ctx)
+		for workflow.Await(ctx, said) == nil {
+			r.drainSignals(ctx)
 		}
 	})
 }

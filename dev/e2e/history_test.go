@@ -68,6 +68,17 @@ steps:
   - { id: gone, targets: [n3], run: "true" }
 `
 
+const haltedRunbook = `
+runbook: test/halted
+steps:
+  - id: some
+    targets: { nodes: [n1, n2, n3], max_concurrency: 1, max_errors: 2, batches: [1], gate: size(result.failed) == 0, on_halt: ask }
+    run: test "$ALMANAC_NODE" = n2
+  - id: more
+    targets: { nodes: [n1, n2], on_halt: stop }
+    run: "false"
+`
+
 const askRunbook = `
 runbook: test/ask
 on_failure: ask
@@ -127,6 +138,11 @@ func TestHistories(t *testing.T) {
 		{name: "rollback", source: rich, more: kid, c: plain, meanwhile: approveKid},
 		{name: "continued", source: rich, more: kid, c: cut, meanwhile: approveKid},
 		{name: "targets", source: targetsRunbook, c: plain},
+		{name: "halted", source: haltedRunbook, c: plain, meanwhile: func(t *testing.T, c client.Client, id string) {
+			answer(t, c, id, workflows.AnswerRetry, workflows.Answer{By: "ana"})
+			answer(t, c, id, workflows.AnswerContinue, workflows.Answer{By: "ana"})
+			answer(t, c, id, workflows.AnswerContinue, workflows.Answer{By: "ana"})
+		}},
 		{name: "timed-out", source: napRunbook, c: plain},
 		{name: "cancelled", source: peopleRunbook, c: plain, meanwhile: func(t *testing.T, c client.Client, id string) {
 			time.Sleep(500 * time.Millisecond)
@@ -199,7 +215,10 @@ func save(t *testing.T, c client.Client, id, run, name string) {
 	}
 	raw = compact.Bytes()
 	t.Logf("%s: %d events, %d bytes", name, len(h.Events), len(raw))
-	if err := os.WriteFile(filepath.Join("../../workflows/testdata/history", name+".v1.json"), append(raw, '\n'), 0o644); err != nil {
+	if !strings.Contains(name, ".v") { // of the version of its program
+		name += ".v1"
+	}
+	if err := os.WriteFile(filepath.Join("../../workflows/testdata/history", name+".json"), append(raw, '\n'), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -374,7 +374,7 @@ func waiting(v workflows.View, x Execution, o Options, detail, most int) string 
 	var b strings.Builder
 	for i, w := range v.Waiting {
 		what := map[string]string{"approval": "waits for approval", "pause": "paused", "ask": "failed, and asks what to do",
-			"halt": "was halted, and asks what to do"}[w.Kind]
+			"halt": "was halted, and asks what to do", workflows.WaitLock: "is not free: its turn will come"}[w.Kind]
 		if what == "" {
 			what = "waits (" + line(w.Kind) + ")"
 		}

@@ -11,6 +11,8 @@
 //	after 1m: approve {"by": "li"} somebody answers by Update
 //	after 1m: signal resume {}     … or by Signal
 //	after 1m: cancel               … or cancels the execution
+//	after 1m: ask lock/a other     another execution asks for a lock (by workflow id)
+//	after 1m: give lock/a other    … or gives it back, which the lock does for one that is terminated
 //
 // PATH is "undo." and a step's path for its compensation.
 package trace
@@ -156,6 +158,7 @@ func (p Play) Run(t testing.TB) string {
 	}
 	ended, err := play.Play{
 		Program: p.Program, Inputs: inputs, Caller: "ana", Only: p.Only, Handler: s.answer, Moments: moments, Cut: p.Cut,
+		Locks: func(lock, what string) { s.note("~ %s %s", lock, what) },
 	}.Run()
 	if err != nil {
 		t.Fatalf("%v; so far:\n%s", err, strings.Join(s.trace, "\n"))
@@ -179,8 +182,13 @@ func (p Play) Run(t testing.TB) string {
 func (s *stage) happen(on *play.Stage, what string) {
 	s.note("* %s", what)
 	verb, rest, _ := strings.Cut(what, " ")
-	if verb == "cancel" {
+	switch verb {
+	case "cancel":
 		on.Cancel()
+		return
+	case workflows.LockAsk, workflows.LockGive:
+		lock, who, _ := strings.Cut(rest, " ")
+		on.Lock(lock, workflows.LockMessage{Verb: verb, Claim: workflows.Claim{Holder: workflows.Holder{ID: who}, Limit: 1}})
 		return
 	}
 	name, arg := verb, rest

@@ -191,7 +191,7 @@ func (b *build) compile(file string, source []byte, want *string) (*program.Prog
 
 // runbook compiles the top level. want is the name it was called by, if it was.
 func (c *compiler) runbook(want *string) *program.Program {
-	prog := &program.Program{Version: program.Version, OnFailure: program.OnFailureRollback, Steps: []program.Step{}}
+	prog := &program.Program{Version: program.BaseVersion, OnFailure: program.OnFailureRollback, Steps: []program.Step{}}
 	m := c.keys(c.root, "a runbook", topKeys, nil)
 	if n := m.get("runbook"); n != nil {
 		prog.Runbook = c.word(n, "the name of a runbook", runbookName, "lower-case words joined by / such as linux/patch")
@@ -217,6 +217,7 @@ func (c *compiler) runbook(want *string) *program.Program {
 	prog.Inputs = c.declareInputs(m.get("inputs"))
 
 	main := &scope{}
+	c.limits(prog, m, main) // before there are vars: these are computed when its turn has come
 	prog.Vars = c.declareVars(m.get("vars"), main)
 	prog.Timeout = c.duration(m.get("timeout"), main, positive)
 	c.aws = c.awsScope(m.get("aws"), main)

@@ -26,6 +26,8 @@ var topKeys = []key{
 	{"inputs", false, shapeInputs, "What whoever starts the runbook gives it, by name."},
 	{"vars", false, shapeValues, "Values computed once, before the first step; each may use those above it."},
 	{"timeout", false, shapeDuration, "How long the execution may take before it is stopped and rolled back."},
+	{"lock", false, shapeLock, "Keys, one or a list, that one execution at a time may hold; others wait in order. Made of inputs and execution."},
+	{"max_running", false, shapeCount, "How many executions of the runbook may run at once; others wait in order."},
 	awsKey,
 	{"on_failure", false, shapeOneOf("rollback", "stop", "ask"), "What happens when a step fails: take back what was done (rollback, the default), leave it (stop), or ask an operator (ask)."},
 	{"steps", true, shapeSteps, "What is done, in order."},

@@ -64,6 +64,12 @@ func shapeExpr() *jsonschema.Schema        { return &jsonschema.Schema{Types: []
 func shapeStrings() *jsonschema.Schema {
 	return either(&jsonschema.Schema{Type: "array", Items: of("string")})
 }
+func shapeLock() *jsonschema.Schema {
+	return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{of("string"), {Type: "array", Items: of("string"), MinItems: jsonschema.Ptr(1)}}}
+}
+func shapeCount() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "integer", Minimum: jsonschema.Ptr(1.0)}
+}
 func shapeScalar() *jsonschema.Schema {
 	return &jsonschema.Schema{Types: []string{"string", "number"}}
 }

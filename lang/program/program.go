@@ -19,20 +19,34 @@ import (
 // Version is the format of Program and the meaning of its steps. It changes
 // when an interpreter of the version before could not run it; a recorded
 // history of the new version is added to the replay tests in the same change.
-const Version = 1
+const Version = 2
+
+// BaseVersion is that of a program that an interpreter of the first version runs
+// as it is meant: the compiler gives a program the least version that will do,
+// so that workers can be replaced one by one.
+//
+// 2: Lock and MaxRunning.
+const BaseVersion = 1
 
 // Program is one compiled runbook. It is immutable once compiled.
 type Program struct {
-	Version   int      `json:"version"`
-	Runbook   string   `json:"runbook"` // name, as in `runbook:`; the workflow type
-	Summary   string   `json:"summary,omitempty"`
-	Details   string   `json:"details,omitempty"` // Markdown, from `description:`
-	File      string   `json:"file,omitempty"`    // as the compiler was given it; for messages only
-	Digest    string   `json:"digest"`            // "sha256:" and hex of the source text
-	Inputs    []Input  `json:"inputs,omitempty"`  // in source order
-	Vars      []Output `json:"vars,omitempty"`    // in source order; each may use those before it
-	Timeout   *Value   `json:"timeout,omitempty"` // duration; nil is no limit
-	OnFailure string   `json:"on_failure"`        // OnFailureRollback, OnFailureStop or OnFailureAsk
+	Version int      `json:"version"`
+	Runbook string   `json:"runbook"` // name, as in `runbook:`; the workflow type
+	Summary string   `json:"summary,omitempty"`
+	Details string   `json:"details,omitempty"` // Markdown, from `description:`
+	File    string   `json:"file,omitempty"`    // as the compiler was given it; for messages only
+	Digest  string   `json:"digest"`            // "sha256:" and hex of the source text
+	Inputs  []Input  `json:"inputs,omitempty"`  // in source order
+	Vars    []Output `json:"vars,omitempty"`    // in source order; each may use those before it
+	Timeout *Value   `json:"timeout,omitempty"` // duration; nil is no limit
+
+	// Lock, a string or a list<string>, is what one execution at a time may hold; nil: nothing.
+	// MaxRunning is how many executions of the runbook may run at once; 0: any number.
+	Lock       *Value `json:"lock,omitempty"`
+	LockPos    Pos    `json:"lock_pos,omitzero"` // of the first of both
+	MaxRunning int    `json:"max_running,omitempty"`
+
+	OnFailure string   `json:"on_failure"` // OnFailureRollback, OnFailureStop or OnFailureAsk
 	Steps     []Step   `json:"steps"`
 	Finally   []Step   `json:"finally,omitempty"`
 	Outputs   []Output `json:"outputs,omitempty"`

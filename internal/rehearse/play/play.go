@@ -51,6 +51,9 @@ type Play struct {
 	// Steps is told of each step that is taken up, skipped, or whose error was handled.
 	Steps func(runbook string, s *program.Step, path, state string)
 
+	// Locks is told what executions say to locks, and what they are told. May be nil.
+	Locks func(lock, what string)
+
 	Moments []Moment     // what happens at a certain time
 	Started func(*Stage) // told before anything happens; may be nil
 
@@ -96,8 +99,10 @@ type Stage struct {
 	id      string // of the outermost execution
 	ended   Ended
 	moments []*Moment // that are still to come
-	said    int
-	quit    context.Context // ends with the play
+	answers int
+	locks   map[string]*workflows.Turns // by workflow id
+	mail    []*workflows.Turn           // not delivered yet
+	quit    context.Context             // ends with the play
 }
 
 // Run plays it to its end.
@@ -160,6 +165,9 @@ func (s *Stage) run(start *workflows.Start, now time.Time) (next *workflows.Star
 			s.moments = slices.DeleteFunc(s.moments, func(o *Moment) bool { return o == m })
 			m.Do(s)
 		}, max(0, s.Began.Add(m.After).Sub(now)))
+	}
+	for _, turn := range slices.Clone(s.mail) {
+		s.deliver(turn)
 	}
 	if s.Cut {
 		env.SetOnTimerFiredListener(func(string) { env.SetContinueAsNewSuggested(true) })
@@ -237,11 +245,11 @@ func (s *Stage) waiting(id, step string) {
 		for _, say := range s.Waits(s.child(id), w) {
 			say.Answer.Step = w.Step
 			s.env.RegisterDelayedCallback(func() {
-				s.said++
+				s.answers++
 				if say.Said != nil {
 					say.Said()
 				}
-				err := s.env.UpdateWorkflowByID(id, say.Verb, fmt.Sprint("say-", s.said), &testsuite.TestUpdateCallback{
+				err := s.env.UpdateWorkflowByID(id, say.Verb, fmt.Sprint("say-", s.answers), &testsuite.TestUpdateCallback{
 					OnReject:   func(err error) { s.ended.Refused = append(s.ended.Refused, say.Verb+" "+w.Step+": "+err.Error()) },
 					OnAccept:   func() {},
 					OnComplete: func(any, error) {},

@@ -105,6 +105,14 @@ func (o *outbound) UpsertTypedSearchAttributes(ctx workflow.Context, updates ...
 
 func (o *outbound) ExecuteActivity(ctx workflow.Context, name string, args ...any) workflow.Future {
 	f, settable := workflow.NewFuture(ctx)
+	if name == workflows.ActionLock {
+		err := o.stage.said(args[1].(workflows.Turns).Key, args[2].(workflows.LockMessage))
+		if o.stage.Cut {
+			o.stage.env.SetContinueAsNewSuggested(true)
+		}
+		settable.Set(nil, err)
+		return f
+	}
 	options := workflow.GetActivityOptions(ctx)
 	a := &Attempt{
 		stage: o.stage, ID: options.ActivityID, Timeout: options.StartToCloseTimeout,
