@@ -31,7 +31,7 @@ dev: build almanac-dev ## Temporal, its Web UI, a worker and three nodes, until 
 
 build: ## the programs, into bin/
 	@mkdir -p $(BIN)
-	$(GO) build -o $(BIN)/ ./starter ./worker ./agent
+	$(GO) build -ldflags '-s -w' -o $(BIN)/ ./starter ./worker ./agent
 
 # The first build of the server compiles about a thousand packages. A dot every ten seconds shows that it goes on.
 almanac-dev:

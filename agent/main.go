@@ -12,11 +12,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/almanac-run/almanac/internal/codec"
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
 	"github.com/almanac-run/almanac/internal/registry"
@@ -38,45 +40,69 @@ func main() {
 
 func command(logger *slog.Logger) *cobra.Command {
 	o := node.Options{Logger: logger}
-	var tags []string
+	var tags tagOptions
+	var keyFile string
+	var insecure bool
 	hostname, _ := os.Hostname()
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Serve this node",
 		Long: `Serve this node until SIGTERM or Ctrl-C. Commands that run then go on; the next agent with the same
 state directory finds them again. Connects as Temporal's tools do: TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE,
-TEMPORAL_PROFILE and so on.`,
-		Example:       "agent --id web-1 --tag role=web --tag zone=b",
+TEMPORAL_PROFILE and so on.
+
+Tags come from --tag, from the lines (name=value) of --tags-file, and on an instance of EC2 from its metadata service, if the
+instance's metadata options let tags through; the first of these wins. AWS_EC2_METADATA_SERVICE_ENDPOINT names another endpoint.
+
+A unit for systemd is in deploy/almanac-agent.service. Without its KillMode=process, commands end with the agent.`,
+		Example:       "agent --id web-1 --tag role=web --tag zone=b\nagent --tags-file /etc/almanac/tags --ec2-metadata off",
 		Version:       node.Version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Tags = map[string]string{}
-			for _, tag := range tags {
-				key, value, ok := strings.Cut(tag, "=")
-				if !ok || key == "" {
-					return fmt.Errorf("tag %q: want name=value", tag)
-				}
-				o.Tags[key] = value
+			// What is wrong with the command line is said before there is a connection.
+			if err := node.CheckID(o.ID); err != nil {
+				return err
+			}
+			if err := tags.complete(cmd.Context(), &o, logger); err != nil {
+				return err
 			}
 			opts, err := dial.Options("agent "+o.ID, logger)
 			if err != nil {
 				return err
 			}
+			// A connection that died without a word (a cut, a firewall that forgot it) must be noticed
+			// before the engine gives up what runs here. A server takes no more than a ping in ten seconds.
+			opts.ConnectionOptions.KeepAliveTime, opts.ConnectionOptions.KeepAliveTimeout = 10*time.Second, 5*time.Second
+			encryption, err := codec.Open(cmd.Context(), codec.Settings{
+				Options: codec.Options{Namespace: opts.Namespace}, Node: o.ID, File: keyFile, DefaultFile: filepath.Join(o.StateDir, "keys"),
+				Insecure: insecure, Logger: logger,
+			})
+			if err != nil {
+				return err
+			}
+			opts.DataConverter, opts.FailureConverter = encryption.Converters()
+			o.Converter = encryption.Converter()
 			if o.Client, err = dial.Dial(cmd.Context(), opts, logger); err != nil {
 				return err
 			}
 			defer o.Client.Close()
 			o.Namespace = opts.Namespace
+			go rest(cmd.Context())
 			return node.Run(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.ID, "id", hostname, "id of the node, as runbooks name it in targets")
-	f.StringArrayVar(&tags, "tag", nil, "name=value, for targets by condition; may be repeated")
+	f.StringArrayVar(&tags.tags, "tag", nil, "name=value, for targets by condition; may be repeated")
+	f.StringVar(&tags.file, "tags-file", "", "file with a tag in each line, as name=value")
+	f.StringVar(&tags.metadata, "ec2-metadata", metadataAuto, "tags, region and account from EC2's metadata service: auto (if the firmware says EC2), on, off")
+	f.StringVar(&keyFile, "key-file", "", "this node's keys, as worker node-key prints them (default ALMANAC_KEYS, ALMANAC_KEY_FILE, \"keys\" in the state directory)")
+	f.BoolVar(&insecure, "insecure", false, "encrypt nothing (ALMANAC_INSECURE=1)")
 	f.StringVar(&o.StateDir, "state-dir", "/var/lib/almanac", "directory of the journal and the backups")
 	f.StringVar(&o.OutputDir, "output-dir", "", "directory of the complete outputs (default \"output\" in the state directory)")
+	f.Int64Var(&o.MaxOutput, "max-output", 1<<30, "bytes that are kept of one command's output; the rest is left out, and the result says so")
 	f.DurationVar(&o.ClockLimit, "clock-limit", node.ClockLimit, "a clock that is off by more makes the node no target")
 	f.StringVar(&o.TaskQueue, "task-queue", registry.TaskQueue, "task queue of the control worker, which keeps the registry")
 	f.StringVar(&o.Root, "root", "", "directory that stands for the whole machine, for several nodes on one")

@@ -131,7 +131,7 @@ func TestUmask(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	agent := exec.Command("sh", "-c", `umask 0; exec "$0" --id n --state-dir "$1"`, program, t.TempDir())
+	agent := exec.Command("sh", "-c", `umask 0; exec "$0" --insecure --id n --state-dir "$1"`, program, t.TempDir())
 	agent.Env = append(os.Environ(), "TEMPORAL_ADDRESS=127.0.0.1:1") // nobody there: it waits
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestUmask(t *testing.T) {
 
 func (s *server) start() {
 	s.t.Helper()
-	s.agent = exec.Command(s.program, "--id", s.node, "--state-dir", filepath.Join(s.dir, "state"))
+	s.agent = exec.Command(s.program, "--insecure", "--id", s.node, "--state-dir", filepath.Join(s.dir, "state"))
 	if err := s.agent.Start(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -9,7 +9,9 @@ import (
 
 	"go.temporal.io/sdk/client"
 
+	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/codec"
 	"github.com/almanac-run/almanac/internal/control"
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
@@ -24,21 +26,27 @@ type Component struct {
 
 // components is the one place that says what runs beside the server: the control worker, and three nodes with a
 // directory each that stands for the machine. They share the directory of complete outputs.
-func components(o options, s *server, aws awsapi.Caller, logger *slog.Logger) []Component {
+func components(o options, s *server, keys *codec.Keyring, aws awsapi.Caller, logger *slog.Logger) []Component {
+	encryption := controlCodec(keys, s)
 	output := filepath.Join(o.dir, "output")
 	list := []Component{
-		connected("worker", s, logger, func(ctx context.Context, c client.Client) error {
-			return control.Run(ctx, control.Options{Client: c, Namespace: s.namespace, AWS: aws, Logger: logger})
+		connected("worker", s, encryption, logger, func(ctx context.Context, c client.Client) error {
+			return control.Run(ctx, control.Options{
+				Client: c, Converter: encryption.Converter(), Namespace: s.namespace, AWS: aws, Logger: logger,
+				Inventory: filepath.Join(o.dir, "inventory.db"), OutputDir: output, SSM: places(o),
+			})
 		}),
 	}
 	for i, id := range []string{"web-1", "web-2", "web-3"} {
-		list = append(list, connected(id, s, logger, func(ctx context.Context, c client.Client) error {
+		own := nodeCodec(keys, id, s)
+		list = append(list, connected(id, s, own, logger, func(ctx context.Context, c client.Client) error {
 			root := filepath.Join(o.dir, "nodes", id, "root")
 			if err := os.MkdirAll(root, 0o700); err != nil {
 				return fmt.Errorf("make the node's root: %w", err)
 			}
 			return node.Run(ctx, node.Options{
 				Client:    c,
+				Converter: own.Converter(),
 				Namespace: s.namespace,
 				ID:        id,
 				Root:      root,
@@ -50,6 +58,15 @@ func components(o options, s *server, aws awsapi.Caller, logger *slog.Logger) []
 		}))
 	}
 	return list
+}
+
+// places are where the nodes of Systems Manager are looked for: in the region
+// that simulated instances are in unless a runbook says another. In the real AWS, nowhere.
+func places(o options) []action.Target {
+	if o.aws == awsSimulated {
+		return []action.Target{{Region: "us-east-1"}}
+	}
+	return nil
 }
 
 // The values of --aws.
@@ -79,10 +96,11 @@ func cloud(ctx context.Context, o options) (awsapi.Caller, error) {
 }
 
 // connected is a component with a connection of its own, so that the server sees who is who.
-func connected(name string, s *server, logger *slog.Logger, run func(context.Context, client.Client) error) Component {
+func connected(name string, s *server, encryption *codec.Codec, logger *slog.Logger, run func(context.Context, client.Client) error) Component {
 	return Component{Name: name, Run: func(ctx context.Context) error {
 		opts := s.clientOptions(logger)
 		opts.Identity = name + "@almanac-dev"
+		opts.DataConverter, opts.FailureConverter = encryption.Converters()
 		opts.WorkerHeartbeatInterval = dial.WorkerHeartbeat
 		c, err := client.DialContext(ctx, opts)
 		if err != nil {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/almanac-run/almanac/internal/codec"
 )
 
 // demoRunbooks are run one after the other.
@@ -138,6 +140,9 @@ func waiting(ctx context.Context, o options, s *server, id string) []string {
 func starter(o options, s *server, args ...string) *child {
 	cmd := exec.Command(o.starter, args...)
 	cmd.Env = append(os.Environ(), "TEMPORAL_ADDRESS="+s.address, "TEMPORAL_NAMESPACE="+s.namespace, "ALMANAC_UI="+s.ui, "ALMANAC_OUTPUT_DIR="+filepath.Join(o.dir, "output"))
+	if !o.insecure {
+		cmd.Env = append(cmd.Env, codec.EnvFile+"="+keyFile(o))
+	}
 	return newChild(cmd)
 }
 

@@ -12,7 +12,7 @@ import (
 
 // startEmbedded starts the server that is linked into this program.
 func startEmbedded(ctx context.Context, o options) (*server, error) {
-	so := embedded.Options{Port: o.port, UIPort: o.uiPort, LogFile: filepath.Join(o.dir, "server.log")}
+	so := embedded.Options{Port: o.port, UIPort: o.uiPort, LogFile: filepath.Join(o.dir, "server.log"), Codec: o.codec}
 	if !o.ephemeral {
 		so.File = filepath.Join(o.dir, "dev.db")
 	}

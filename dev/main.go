@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/almanac-run/almanac/dev/settings"
+	"github.com/almanac-run/almanac/internal/codec"
 	"github.com/almanac-run/almanac/internal/node"
 )
 
@@ -39,6 +40,8 @@ type options struct {
 	starter   string // path of the command line program
 	address   string // of a server that runs already
 	aws       string // awsSimulated or awsReal
+	insecure  bool   // encrypt nothing
+	codec     string // URL at which the Web UI has payloads decrypted; empty if nothing is encrypted
 	out       io.Writer
 	table     bool // out is a terminal, on which starter redraws a table
 }
@@ -53,6 +56,7 @@ func main() {
 	flag.BoolVar(&o.demo, "demo", false, "run the demonstration when all is ready")
 	flag.StringVar(&o.starter, "starter", "bin/starter", "command line program that the demonstration runs")
 	flag.StringVar(&o.aws, "aws", awsSimulated, "what aws.* actions call: a simulated cloud, or the real one")
+	flag.BoolVar(&o.insecure, "insecure", false, "encrypt nothing (ALMANAC_INSECURE=1)")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: almanac-dev [flags]\n\nRuns a Temporal server, its Web UI, a worker and three nodes until Ctrl-C.\n\n")
 		flag.PrintDefaults()
@@ -62,6 +66,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "almanac-dev takes no argument, got %q\n", flag.Args())
 		os.Exit(2)
 	}
+	o.insecure = o.insecure || os.Getenv(codec.EnvInsecure) == "1"
 	o.demoExit = os.Getenv("DEMO_EXIT") == "1"
 	o.address = os.Getenv("TEMPORAL_ADDRESS")
 	o.out = os.Stdout
@@ -91,6 +96,13 @@ func run(ctx context.Context, o options) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	keys, err := openKeys(ctx, o)
+	if err != nil {
+		return 1, err
+	}
+	if o.codec, err = decrypting(ctx, o, keys); err != nil {
+		return 1, err
+	}
 	server, err := startServer(ctx, o)
 	if err != nil {
 		return 1, ended(ctx, err)
@@ -117,7 +129,7 @@ func run(ctx context.Context, o options) (code int, err error) {
 
 	group, groupCtx := errgroup.WithContext(ctx)
 	names := []string{}
-	for _, component := range components(o, server, aws, logger) {
+	for _, component := range components(o, server, keys, aws, logger) {
 		names = append(names, component.Name)
 		group.Go(func() error {
 			err := component.Run(groupCtx)
@@ -174,11 +186,12 @@ func ended(ctx context.Context, err error) error {
 // before a command: those that differ from what it would take by itself.
 func settingsFor(o options, s *server) string {
 	text := ""
-	for _, v := range []struct{ name, value, usual string }{
+	for _, v := range []variable{
 		{"TEMPORAL_ADDRESS", s.address, "127.0.0.1:7233"},
 		{"TEMPORAL_NAMESPACE", s.namespace, "default"},
 		{"ALMANAC_UI", s.ui, "http://127.0.0.1:8233"},
 		{"ALMANAC_OUTPUT_DIR", filepath.Join(o.dir, "output"), filepath.Join(".almanac", "output")},
+		encryptionFor(o),
 	} {
 		if v.value != "" && v.value != v.usual && v.value != os.Getenv(v.name) {
 			text += v.name + "=" + v.value + " "
@@ -197,6 +210,9 @@ func announce(o options, s *server, components []string) {
 	}
 	fmt.Fprintf(o.out, "AWS        %s\n", o.aws)
 	fmt.Fprintf(o.out, "Files      %s\n", o.dir)
+	if o.insecure {
+		fmt.Fprintf(o.out, "Encrypted  nothing (--insecure)\n")
+	}
 	if !o.demo {
 		fmt.Fprintf(o.out, "\nIn another terminal: %s%s run demo/tour\nCtrl-C stops everything.\n", settingsFor(o, s), o.starter)
 	}

@@ -49,7 +49,7 @@ func fakeTemporal() {
 	port := flags.Int("port", 0, "")
 	uiPort := flags.Int("ui-port", 0, "")
 	file := flags.String("db-filename", "", "")
-	for _, name := range []string{"ip", "ui-ip", "log-level", "search-attribute", "dynamic-config-value", "sqlite-pragma"} {
+	for _, name := range []string{"ip", "ui-ip", "ui-codec-endpoint", "log-level", "search-attribute", "dynamic-config-value", "sqlite-pragma"} {
 		flags.String(name, "", "")
 	}
 	_ = flags.Parse(os.Args[3:])
@@ -401,7 +401,7 @@ func wantGone(t *testing.T, pid int) {
 }
 
 func TestSettingsFor(t *testing.T) {
-	for _, name := range []string{"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "ALMANAC_UI", "ALMANAC_OUTPUT_DIR"} {
+	for _, name := range []string{"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "ALMANAC_UI", "ALMANAC_OUTPUT_DIR", "ALMANAC_KEYS", "ALMANAC_KEY_FILE"} {
 		t.Setenv(name, "")
 	}
 	usual := &server{address: "127.0.0.1:7233", namespace: "default", ui: "http://127.0.0.1:8233"}
@@ -409,7 +409,7 @@ func TestSettingsFor(t *testing.T) {
 		t.Errorf("the usual needs no settings; got %q", got)
 	}
 	other := &server{address: "127.0.0.1:17233", namespace: "default"}
-	if got, want := settingsFor(options{dir: "/x"}, other), "TEMPORAL_ADDRESS=127.0.0.1:17233 ALMANAC_OUTPUT_DIR=/x/output "; got != want {
+	if got, want := settingsFor(options{dir: "/x"}, other), "TEMPORAL_ADDRESS=127.0.0.1:17233 ALMANAC_OUTPUT_DIR=/x/output ALMANAC_KEY_FILE=/x/keys "; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -109,6 +109,9 @@ func commandArgs(o options) []string {
 		args = append(args, "--headless")
 	} else {
 		args = append(args, "--ui-ip", host, "--ui-port", strconv.Itoa(o.uiPort))
+		if o.codec != "" {
+			args = append(args, "--ui-codec-endpoint", o.codec)
+		}
 	}
 	if !o.ephemeral {
 		args = append(args, "--db-filename", filepath.Join(o.dir, "temporal.db"))

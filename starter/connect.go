@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/almanac-run/almanac/internal/codec"
 	"github.com/almanac-run/almanac/internal/runview"
 )
 
@@ -30,6 +31,7 @@ const uiEnv = "ALMANAC_UI"
 type server struct {
 	client.Client
 	address, namespace string
+	codec              *codec.Codec // nil: nothing is encrypted
 }
 
 // clientOptions come from Temporal's own profiles and environment, and from flags.
@@ -63,13 +65,18 @@ func (a *app) dial(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	encryption, err := a.encryption(ctx, opts.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	opts.DataConverter, opts.FailureConverter = encryption.Converters()
 	ctx, cancel := context.WithTimeout(ctx, reachIn)
 	defer cancel()
 	c, err := client.DialContext(ctx, opts)
 	if err != nil {
 		return nil, a.unreachable(opts.HostPort, err)
 	}
-	return &server{c, opts.HostPort, opts.Namespace}, nil
+	return &server{c, opts.HostPort, opts.Namespace, encryption}, nil
 }
 
 func (a *app) unreachable(address string, err error) error {

@@ -71,6 +71,8 @@ type app struct {
 	output, color               string
 	address, namespace, profile string
 	configFile                  string
+	keyFile                     string
+	insecure                    bool
 
 	sources map[string][]byte // of the runbooks read so far, by file
 }
@@ -157,6 +159,8 @@ TEMPORAL_NAMESPACE, TEMPORAL_PROFILE, …), else localhost:7233.
 	f.StringVarP(&a.namespace, "namespace", "n", "", "Temporal namespace")
 	f.StringVar(&a.profile, "profile", "", "profile of the Temporal configuration file")
 	f.StringVar(&a.configFile, "config-file", "", "Temporal configuration file")
+	f.StringVar(&a.keyFile, "key-file", "", "keys that executions are encrypted with")
+	f.BoolVar(&a.insecure, "insecure", false, "encrypt nothing, as the worker does that was told so")
 	a.complete(root, "output", "text", "json")
 	a.complete(root, "color", "auto", "always", "never")
 	cobra.EnableCommandSorting = false
@@ -191,10 +195,14 @@ func (a *app) again() string {
 	cmd := cmp.Or(a.called, a.program)
 	for _, f := range []struct{ flag, value string }{
 		{"--profile", a.profile}, {"--config-file", a.configFile}, {"--address", a.address}, {"--namespace", a.namespace},
+		{"--key-file", a.keyFile},
 	} {
 		if f.value != "" {
 			cmd += " " + f.flag + " " + runview.Quote(f.value)
 		}
+	}
+	if a.insecure {
+		cmd += " --insecure"
 	}
 	return cmd
 }

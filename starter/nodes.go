@@ -121,7 +121,7 @@ func checkNodeCondition(where string) error {
 }
 
 func (s *server) lister() registry.Lister {
-	return registry.Lister{Service: s.WorkflowService(), Namespace: s.namespace}
+	return registry.Lister{Service: s.WorkflowService(), Namespace: s.namespace, Converter: s.convert()}
 }
 
 // matching lists the nodes for which a condition holds; "" holds for all.

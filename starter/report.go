@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
 	history "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/report"
@@ -155,7 +156,7 @@ func (a *app) executionReport(ctx context.Context, s *server, id string) (report
 	if prog, err := s.program(ctx, id); err == nil {
 		x.Summary, x.Digest = prog.Summary, prog.Digest
 	}
-	work := timeline{}
+	work := timeline{convert: s.convert()}
 	if err := s.readTimeline(ctx, id, info.GetExecution().GetRunId(), &work); err != nil {
 		x.Partial = strings.TrimSpace(x.Partial + " Of some targets it is not known when they ran: " + err.Error())
 	}
@@ -286,6 +287,8 @@ type timeline struct {
 	all  []*piece
 	more int // pieces that found no room
 
+	convert converter.DataConverter // of messages that are encrypted; nil: none are
+
 	byKey map[string]*piece
 	byID  map[int64]*piece // of the run's events that scheduled them
 }
@@ -373,6 +376,9 @@ func (t *timeline) add(e *history.HistoryEvent) {
 		end(e.GetActivityTaskCompletedEventAttributes().GetScheduledEventId(), workflows.StateSucceeded, "")
 	case enums.EVENT_TYPE_ACTIVITY_TASK_FAILED:
 		a := e.GetActivityTaskFailedEventAttributes()
+		if t.convert != nil && a.GetFailure() != nil {
+			converter.DecodeCommonFailureAttributes(t.convert, a.GetFailure())
+		}
 		end(a.GetScheduledEventId(), workflows.StateFailed, brief(a.GetFailure().GetMessage()))
 	case enums.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
 		end(e.GetActivityTaskCanceledEventAttributes().GetScheduledEventId(), workflows.StateCancelled, "")

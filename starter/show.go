@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"go.temporal.io/sdk/converter"
 
 	"github.com/almanac-run/almanac/internal/runview"
 	"github.com/almanac-run/almanac/lang/program"
@@ -148,7 +147,7 @@ func (s *server) started(ctx context.Context, id string) (*workflows.Start, erro
 		return nil, err
 	}
 	var start workflows.Start
-	if err := converter.GetDefaultDataConverter().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &start); err != nil {
+	if err := s.convert().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &start); err != nil {
 		return nil, err
 	}
 	if start.Program == nil {

@@ -17,7 +17,6 @@ import (
 	"go.temporal.io/api/serviceerror"
 	workflow "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
-	"go.temporal.io/sdk/converter"
 
 	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/runview"
@@ -442,6 +441,6 @@ func (x executions) stops(ctx context.Context, id, run string) bool {
 		return true
 	}
 	var start workflows.Start
-	err = converter.GetDefaultDataConverter().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &start)
+	err = x.convert().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &start)
 	return err != nil || start.Program == nil || start.Program.OnFailure == program.OnFailureStop
 }

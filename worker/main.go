@@ -21,6 +21,7 @@ import (
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/internal/awsapi"
+	"github.com/almanac-run/almanac/internal/codec"
 	"github.com/almanac-run/almanac/internal/control"
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
@@ -41,6 +42,7 @@ func main() {
 func command(logger *slog.Logger) *cobra.Command {
 	o := control.Options{Logger: logger}
 	var places []string
+	var keys keyFlags
 	cmd := &cobra.Command{
 		Use:   "worker",
 		Short: "Run executions",
@@ -57,6 +59,12 @@ AWS_PROFILE, AWS_REGION, the role of the machine and so on.`,
 			if err != nil {
 				return err
 			}
+			encryption, err := codec.Open(cmd.Context(), keys.settings(opts.Namespace, logger))
+			if err != nil {
+				return err
+			}
+			opts.DataConverter, opts.FailureConverter = encryption.Converters()
+			o.Converter = encryption.Converter()
 			if o.Client, err = dial.Dial(cmd.Context(), opts, logger); err != nil {
 				return err
 			}
@@ -73,7 +81,10 @@ AWS_PROFILE, AWS_REGION, the role of the machine and so on.`,
 			return control.Run(cmd.Context(), o)
 		},
 	}
+	cmd.AddCommand(codecCommand(logger), keyCommand(), nodeKeyCommand())
 	f := cmd.Flags()
+	keys.add(f)
+	keys.addInsecure(f)
 	f.StringVar(&o.TaskQueue, "task-queue", workflows.TaskQueue, "task queue to serve")
 	f.StringVar(&o.Inventory, "inventory", cmp.Or(os.Getenv("ALMANAC_INVENTORY"), ".almanac/inventory.db"),
 		"where inventory and compliance are kept: a file (SQLite), or postgres://… (ALMANAC_INVENTORY; a password in PGPASSWORD)")

@@ -29,6 +29,7 @@ import (
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities"
 	"github.com/almanac-run/almanac/dev/server"
+	"github.com/almanac-run/almanac/internal/control"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/lang/program"
 	"github.com/almanac-run/almanac/workflows"
@@ -37,6 +38,7 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 7, "pairs of runs for the wall time per step")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of the replays to this `file`")
+	only := flag.String("only", "", "only these measures, separated by commas: wall, history, throughput, replay, compile, agent, encryption, overload, baseline, fleet")
 	dir := flag.String("replay", "", "only replay the histories in this `directory`")
 	flag.Parse()
 	profileTo = *profile
@@ -47,7 +49,7 @@ func main() {
 		}
 		return
 	}
-	if err := run(*rounds); err != nil {
+	if err := run(*rounds, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -115,13 +117,14 @@ func compiled(source string) (*program.Program, error) {
 }
 
 type bench struct {
-	client client.Client
-	out    table.Writer
-	missed int
-	count  int
+	client  client.Client
+	address string // of the server
+	out     table.Writer
+	missed  int
+	count   int
 }
 
-func run(rounds int) error {
+func run(rounds int, only string) error {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "almanac-bench")
 	if err != nil {
@@ -145,21 +148,41 @@ func run(rounds int) error {
 	w := worker.New(c, workflows.TaskQueue, worker.Options{})
 	workflows.Register(w)
 	w.RegisterWorkflow(handWritten)
+	w.RegisterWorkflow(oneOnNode)
+	control.Locks(w, c)
 	activities.Register(w, actions(), activities.Options{})
 	if err := w.Start(); err != nil {
 		return err
 	}
 	defer w.Stop()
 
-	b := &bench{client: c, out: table.NewWriter()}
+	b := &bench{client: c, address: srv.Address(), out: table.NewWriter()}
 	b.out.SetOutputMirror(os.Stdout)
 	b.out.AppendHeader(table.Row{"measure", "runbook", "hand-written", "ratio", "bar", ""})
-	for _, measure := range []func(context.Context) error{
-		func(ctx context.Context) error { return b.wallTime(ctx, rounds) },
-		b.history, b.throughput, b.replay, b.compile,
+	var names []string
+	if only != "" {
+		names = strings.Split(only, ",")
+	}
+	for _, measure := range []struct {
+		name string
+		take func(context.Context) error
+	}{
+		{"wall", func(ctx context.Context) error { return b.wallTime(ctx, rounds) }},
+		{"history", b.history},
+		{"throughput", b.throughput},
+		{"replay", b.replay},
+		{"compile", b.compile},
+		{"agent", b.agent},
+		{"encryption", b.encryption},
+		{"overload", b.overload},
+		{"baseline", b.baseline},
+		{"fleet", b.fleet},
 	} {
-		if err := measure(ctx); err != nil {
-			return err
+		if names != nil && !slices.Contains(names, measure.name) {
+			continue
+		}
+		if err := measure.take(ctx); err != nil {
+			return fmt.Errorf("%s: %w", measure.name, err)
 		}
 	}
 	b.out.Render()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"sync"
 	"time"
@@ -21,8 +20,6 @@ const (
 	overloadShare  = 0.6
 	overloadWait   = 2 * time.Second
 )
-
-var overloadOnly = flag.Bool("overload", false, "only the measure of many executions at once")
 
 // overload queues thousands of executions of one step at once, a tenth of them
 // with a key each of fifty, and counts those that do not end well; then it starts

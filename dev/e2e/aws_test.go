@@ -25,7 +25,7 @@ import (
 	"github.com/almanac-run/almanac/activities"
 	"github.com/almanac-run/almanac/activities/aws"
 	"github.com/almanac-run/almanac/internal/awsapi"
-	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/catalog"
 	"github.com/almanac-run/almanac/internal/simcloud"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/lang/program"
@@ -168,7 +168,7 @@ func shipped(t *testing.T, name string) *program.Program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, ds := compile.Compile(file, source, compile.Options{Actions: control.Actions(),
+	p, ds := compile.Compile(file, source, compile.Options{Actions: catalog.Actions(),
 		Runbook: func(name string) (string, []byte, error) { return runbooks.Source(name) }})
 	if p == nil {
 		t.Fatal(ds)

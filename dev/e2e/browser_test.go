@@ -14,7 +14,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/almanac-run/almanac/dev/server"
-	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/catalog"
 	"github.com/almanac-run/almanac/lang/compile"
 	"github.com/almanac-run/almanac/runbooks"
 	"github.com/almanac-run/almanac/workflows"
@@ -124,7 +124,7 @@ func TestWebUI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, ds := compile.Compile(file, source, compile.Options{Actions: control.Actions()})
+	p, ds := compile.Compile(file, source, compile.Options{Actions: catalog.Actions()})
 	if p == nil {
 		t.Fatal(ds)
 	}

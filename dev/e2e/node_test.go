@@ -104,11 +104,11 @@ steps:
 // back, and its command, which has never stopped, has run once.
 func TestAgentKilled(t *testing.T) {
 	t.Parallel()
-	srv, c := serve(t, nil)
 	p := compileLedger(t, nodesRunbook, nil)
 	for _, back := range []bool{false, true} {
 		name := map[bool]string{false: "gone", true: "back"}[back]
 		t.Run(name, func(t *testing.T) {
+			srv, c := serve(t, nil)
 			f := startFleet(t, srv.Address(), "a", "b", "c")
 			dir := t.TempDir()
 			work(t, c, "agents-"+name)

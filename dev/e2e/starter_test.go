@@ -124,7 +124,7 @@ func TestOnlyFailed(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	has("run", out, "1 ok, 2 failed, 1 unreached", "2 × exit 3: no ok for …", "n2, n3", "1 × unreached", "starter logs first --failed", "run --only-failed first")
-	code, out = d.call("show", "first", "-o", "json")
+	_, out = d.call("show", "first", "-o", "json")
 	has("show", out, `"recap"`, `"exit_code": 3`, `"unreached": 1`)
 
 	code, out = d.call("logs", "first", "--failed")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/almanac-run/almanac/dev/authorizer"
 	"github.com/almanac-run/almanac/dev/settings"
 )
 
@@ -38,7 +40,7 @@ const (
 )
 
 // serverOptions gives the configuration of one server, and makes its namespace in the database.
-func serverOptions(o Options, p ports, logger log.Logger) ([]temporal.ServerOption, error) {
+func serverOptions(o Options, p ports, g *guard, logger log.Logger) ([]temporal.ServerOption, error) {
 	store := sqlConfig(o.File)
 	namespace, err := sqlite.NewNamespaceConfig(clusterName, settings.Namespace, false, settings.SearchAttributes)
 	if err != nil {
@@ -49,7 +51,11 @@ func serverOptions(o Options, p ports, logger log.Logger) ([]temporal.ServerOpti
 		return nil, fmt.Errorf("make namespace: %w", err)
 	}
 	dynamic := dynamicconfig.StaticClient{}
-	for _, values := range []map[string]any{settings.Dynamic, o.Dynamic} {
+	layers := []map[string]any{settings.Dynamic, o.Dynamic}
+	if g != nil {
+		layers = []map[string]any{settings.Dynamic, authorizer.Dynamic, o.Dynamic}
+	}
+	for _, values := range layers {
 		for k, v := range values {
 			dynamic[dynamicconfig.MakeKey(k)] = v
 		}
@@ -59,15 +65,24 @@ func serverOptions(o Options, p ports, logger log.Logger) ([]temporal.ServerOpti
 		hosts[name] = static.SingleLocalHost(hostPort(port))
 	}
 	cfg := serverConfig(p, store)
-	return []temporal.ServerOption{
+	services := temporal.DefaultServices
+	access := []temporal.ServerOption{
+		temporal.WithAuthorizer(authorization.NewNoopAuthorizer()),
+		temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper { return authorization.NewNoopClaimMapper() }),
+	}
+	if g != nil {
+		services = append(slices.Clone(services), string(primitives.InternalFrontendService))
+		if access, err = g.options(cfg, logger); err != nil {
+			return nil, err
+		}
+	}
+	return append([]temporal.ServerOption{
 		temporal.WithConfig(cfg),
-		temporal.ForServices(temporal.DefaultServices),
+		temporal.ForServices(services),
 		temporal.WithStaticHosts(hosts),
 		temporal.WithLogger(logger),
 		temporal.WithDynamicConfigClient(dynamic),
-		temporal.WithAuthorizer(authorization.NewNoopAuthorizer()),
-		temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper { return authorization.NewNoopClaimMapper() }),
-	}, nil
+	}, access...), nil
 }
 
 func serverConfig(p ports, store *config.SQL) *config.Config {
@@ -93,6 +108,9 @@ func serverConfig(p ports, store *config.SQL) *config.Config {
 		Services:            map[string]config.Service{},
 		PublicClient:        config.PublicClient{HostPort: hostPort(p.frontend)},
 	}
+	if p.internal != 0 {
+		cfg.PublicClient = config.PublicClient{} // the parts call the internal frontend
+	}
 	cfg.Global.Membership = config.Membership{MaxJoinDuration: 30 * time.Second, BroadcastAddress: host}
 	cfg.Archival.History.State = config.ArchivalDisabled
 	cfg.Archival.Visibility.State = config.ArchivalDisabled
@@ -109,12 +127,16 @@ func serverConfig(p ports, store *config.SQL) *config.Config {
 }
 
 func (p ports) services() map[primitives.ServiceName]int {
-	return map[primitives.ServiceName]int{
+	services := map[primitives.ServiceName]int{
 		primitives.FrontendService: p.frontend,
 		primitives.HistoryService:  p.history,
 		primitives.MatchingService: p.matching,
 		primitives.WorkerService:   p.worker,
 	}
+	if p.internal != 0 {
+		services[primitives.InternalFrontendService] = p.internal
+	}
+	return services
 }
 
 func hostPort(port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

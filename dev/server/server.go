@@ -2,8 +2,8 @@
 // process, or memory. It listens on the loopback interface only, sends nothing anywhere, prints nothing, and is set up
 // as package settings says. Several servers can run in one process, each on a file of its own.
 //
-// It is for development and tests. It has no authentication, no TLS and one history shard, and it does not know what
-// an Almanac runbook is.
+// It is for development and tests. Without Options.Authorization it has no authentication and no TLS. It has one history
+// shard, and it does not know what an Almanac runbook is.
 package server
 
 import (
@@ -41,6 +41,9 @@ type Options struct {
 	UIPort  int            // Web UI's port; no Web UI if 0, any free port if FreePort
 	LogFile string         // file that gets the server's warnings and errors, appended; nowhere if empty
 	Dynamic map[string]any // dynamic configuration beyond settings.Dynamic, which it overrides
+	Codec   string         // URL of the codec server that the Web UI asks to decrypt payloads; empty: none
+
+	Authorization *Authorization // who may do what; nil: everybody everything, without TLS
 }
 
 // Server is a running server.
@@ -50,6 +53,8 @@ type Server struct {
 	lock               io.Closer // nil in memory
 	temporal           temporal.Server
 	ui                 *uiserver.Server
+	guard              *guard // nil without authorization
+	ports              ports
 }
 
 // Start starts a server and returns when it answers: the namespace and the search attributes are there, and so is the
@@ -72,12 +77,15 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 			return nil, err
 		}
 	}
+	if s.guard, err = newGuard(o, settings.Namespace); err != nil {
+		return nil, err
+	}
 	p, err := choosePorts(o)
 	if err != nil {
 		return nil, err
 	}
-	s.address = hostPort(p.frontend)
-	options, err := serverOptions(o, p, newLogger(s.log))
+	s.ports, s.address = p, hostPort(p.frontend)
+	options, err := serverOptions(o, p, s.guard, newLogger(s.log))
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +96,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	if p.ui != 0 {
-		if err := s.startUI(ctx, p.ui); err != nil {
+		if err := s.startUI(ctx, p.ui, o.Codec); err != nil {
 			return nil, err
 		}
 	}
@@ -140,7 +148,11 @@ func startTemporal(options []temporal.ServerOption) (_ temporal.Server, err erro
 
 // prepare waits for the server to answer and adds what an older file lacks.
 func (s *Server) prepare(ctx context.Context) error {
-	c, err := client.NewLazyClient(client.Options{HostPort: s.address, Namespace: settings.Namespace, Logger: silent{}})
+	options := client.Options{HostPort: s.address, Namespace: settings.Namespace, Logger: silent{}}
+	if s.guard != nil {
+		options.HostPort, options.ConnectionOptions.TLS = hostPort(s.ports.internal), s.guard.client
+	}
+	c, err := client.NewLazyClient(options)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
@@ -155,7 +167,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	return poll(ctx, func() error { return settings.AddSearchAttributes(ctx, c, settings.Namespace) })
 }
 
-func (s *Server) startUI(ctx context.Context, port int) error {
+func (s *Server) startUI(ctx context.Context, port int, codec string) error {
 	s.ui = uiserver.NewServer(uioptions.WithConfigProvider(&uiconfig.Config{
 		TemporalGRPCAddress: s.address,
 		Host:                host,
@@ -163,6 +175,7 @@ func (s *Server) startUI(ctx context.Context, port int) error {
 		EnableUI:            true,
 		DefaultNamespace:    settings.Namespace,
 		DisableNewsFetch:    true,
+		Codec:               uiconfig.Codec{Endpoint: codec},
 		HideLogs:            true,
 		CORS:                uiconfig.CORS{CookieInsecure: true}, // plain HTTP, on this machine only
 	}))
@@ -211,6 +224,7 @@ func (silent) Error(string, ...any) {}
 // ports are where the parts of one server listen.
 type ports struct {
 	frontend, http, history, matching, worker, ui int
+	internal                                      int // the frontend for the server's own parts; 0 without authorization
 }
 
 func choosePorts(o Options) (p ports, err error) {
@@ -222,7 +236,11 @@ func choosePorts(o Options) (p ports, err error) {
 			return p, fmt.Errorf("web ui: %w", err)
 		}
 	}
-	for _, port := range []*int{&p.http, &p.history, &p.matching, &p.worker} {
+	free := []*int{&p.http, &p.history, &p.matching, &p.worker}
+	if o.Authorization != nil {
+		free = append(free, &p.internal)
+	}
+	for _, port := range free {
 		if *port, err = ReservePort(0); err != nil {
 			return p, err
 		}

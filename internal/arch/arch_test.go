@@ -28,7 +28,7 @@ var layers = []struct {
 }{
 	{"plain data and arithmetic, and what talks to the machine only", []string{
 		"lang/program", "fleet", "runbooks", "internal/output", "internal/secret", "internal/journal", "internal/dial",
-		"internal/docs", "internal/registry", "internal/report", "internal/instance",
+		"internal/docs", "internal/registry", "internal/memory", "internal/report", "internal/instance", "internal/codec",
 	}},
 	{"YAML with places becomes data; commands survive their agent", []string{"lang/syntax", "internal/command"}},
 	{"what an action is, what an expression means, and what AWS takes; they do not know each other", []string{"action", "lang/expr", "internal/awsapi"}},
@@ -47,6 +47,7 @@ var layers = []struct {
 	{"the work of host on nodes that only Systems Manager reaches, done by that of aws; the list of all actions", []string{"internal/ssmnode", "internal/catalog"}},
 	{"an execution in memory, for rehearsals and tests", []string{"internal/rehearse/play"}},
 	{"the inventory's answers to questions", []string{"internal/inventory/serve"}},
+	{"decrypting for people", []string{"internal/codecserver"}},
 	{"bodies of programs: everything above main that is worth a test", []string{
 		"internal/control", "internal/node", "internal/rehearse", "internal/runview", "internal/sweep", "internal/trace",
 	}},
@@ -75,6 +76,7 @@ var only = []struct {
 	{"github.com/pressly/goose/v3", "it makes the tables of the inventory store", []string{"internal/inventory/store"}},
 	{"net/http", "a workflow, a compiler and a node's actions call nobody", []string{
 		"internal/httpcall", "internal/awsapi", "activities/http", "activities/notify", "starter",
+		"internal/codecserver",
 		"internal/instance", // the metadata service of EC2, which is on the machine's own link and has no other protocol
 	}},
 	{"math/rand", "chance is not repeatable", nil},

@@ -30,11 +30,23 @@ func load(t *testing.T, environment map[string]string) (*types.Project, error) {
 
 func project(t *testing.T) *types.Project {
 	t.Helper()
-	p, err := load(t, map[string]string{"POSTGRES_PASSWORD": "chosen"})
+	p, err := load(t, map[string]string{"POSTGRES_PASSWORD": "chosen", "ALMANAC_KEYS": "k1 chosen"})
 	if err != nil {
 		t.Fatalf("docker-compose.yml does not follow the compose specification: %v", err)
 	}
 	return p
+}
+
+// What reads and writes executions has their keys, and nothing else has.
+func TestKeys(t *testing.T) {
+	if _, err := load(t, map[string]string{"POSTGRES_PASSWORD": "chosen"}); err == nil || !strings.Contains(err.Error(), "ALMANAC_KEYS") {
+		t.Errorf("without a key: %v, want an error that names ALMANAC_KEYS", err)
+	}
+	for name, s := range project(t).Services {
+		if _, has := s.Environment["ALMANAC_KEYS"]; has != (name == "worker" || name == "starter") {
+			t.Errorf("%s has keys: %t", name, has)
+		}
+	}
 }
 
 func TestPasswordMustBeChosen(t *testing.T) {

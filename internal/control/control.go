@@ -14,6 +14,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/almanac-run/almanac/action"
@@ -35,8 +36,12 @@ type Options struct {
 	Client    client.Client
 	TaskQueue string // empty: workflows.TaskQueue
 	Logger    *slog.Logger
-	Namespace string        // that of Client; empty: default
-	AWS       awsapi.Caller // nil: the actions of aws. are denied, and what AWS keeps of secrets
+	Namespace string // that of Client; empty: default
+
+	// Converter is that of Client, which reads what nodes reported; nil: the SDK's default.
+	Converter converter.DataConverter
+
+	AWS awsapi.Caller // nil: the actions of aws. are denied, and what AWS keeps of secrets
 
 	// Inventory is where the inventory and the compliance of nodes are kept: a
 	// file of SQLite, or a connection string of PostgreSQL. Empty: nowhere.
@@ -89,7 +94,7 @@ func Run(ctx context.Context, o Options) error {
 		MaxHeartbeatThrottleInterval: 3 * time.Second,
 	})
 	workflows.Register(w)
-	lister := registry.Lister{Service: o.Client.WorkflowService(), Namespace: o.Namespace}
+	lister := registry.Lister{Service: o.Client.WorkflowService(), Namespace: o.Namespace, Converter: o.Converter}
 	served := activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)}
 	find := finder(o)
 	env := aws.Env{Caller: o.AWS, Nodes: func(ctx context.Context) ([]registry.Listed, error) { return lister.All(ctx, time.Now()) }}
@@ -111,6 +116,7 @@ func Run(ctx context.Context, o Options) error {
 		activities.Register(w, []action.Action{readOutput(o.OutputDir)}, served)
 	}
 	w.RegisterActivityWithOptions(kept.recordCompliance, activity.RegisterOptions{Name: workflows.ActionRecordCompliance})
+	Locks(w, o.Client)
 	sync := &syncer{client: o.Client, lister: lister, taskQueue: o.TaskQueue, places: o.SSM, list: listNodes(o.AWS), log: o.Logger}
 	w.RegisterActivityWithOptions(sync.sync, activity.RegisterOptions{Name: workflows.ActionSync})
 	if err := w.Start(); err != nil {

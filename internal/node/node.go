@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 
@@ -39,6 +40,9 @@ type Options struct {
 	MaxOutput int64  // bytes that are kept of one command's output; 0: 1 GiB
 	Tags      map[string]string
 	Logger    *slog.Logger // nil: slog.Default
+
+	// Converter is that of Client, which reads what the registry has of the node; nil: the SDK's default.
+	Converter converter.DataConverter
 
 	Namespace  string        // that of Client; empty: default
 	TaskQueue  string        // of the control worker; empty: registry.TaskQueue
@@ -93,6 +97,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("node %s: %w", o.ID, err)
 	}
 	defer lock.Unlock()
+	command.Ready()
 	registrar, err := newRegistrar(o, n)
 	if err != nil {
 		return err
@@ -146,6 +151,9 @@ func (o *Options) complete() error {
 	}
 	if o.ClockLimit == 0 {
 		o.ClockLimit = ClockLimit
+	}
+	if o.Converter == nil {
+		o.Converter = converter.GetDefaultDataConverter()
 	}
 	if o.Now == nil {
 		o.Now = time.Now

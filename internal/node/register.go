@@ -21,7 +21,6 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/temporal"
 
@@ -203,7 +202,7 @@ func (r *registrar) known(ctx context.Context) (registry.Node, error) {
 	}
 	if err == nil {
 		// It may be of a newer program, which this one does not understand.
-		err = converter.GetDefaultDataConverter().FromPayload(d.GetWorkflowExecutionInfo().GetMemo().GetFields()[registry.Memo], &n)
+		err = r.o.Converter.FromPayload(d.GetWorkflowExecutionInfo().GetMemo().GetFields()[registry.Memo], &n)
 	}
 	if err != nil {
 		return registry.Node{}, err
@@ -222,6 +221,7 @@ func (r *registrar) beats(ctx context.Context) map[string]time.Time {
 	if err != nil {
 		return beats
 	}
+	//lint:ignore SA1019 the list that replaces it has no heartbeats
 	for _, w := range page.GetWorkersInfo() {
 		b := w.GetWorkerHeartbeat()
 		if s := b.GetStatus(); s != enumspb.WORKER_STATUS_SHUTDOWN && s != enumspb.WORKER_STATUS_SHUTTING_DOWN {

@@ -16,6 +16,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/converter"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // queuePrefix begins the task queue of a node's agent; what follows is its id.
@@ -143,7 +144,16 @@ func (l Lister) alive(ctx context.Context, nodes map[string]*Listed, query strin
 		if err != nil {
 			return fmt.Errorf("list the agents: %w", err)
 		}
-		for _, w := range page.GetWorkersInfo() { // the only list with the time of the heartbeat
+		//lint:ignore SA1019 the only list with the time of the heartbeat; see below for servers that leave it out
+		infos := page.GetWorkersInfo()
+		if len(infos) == 0 {
+			for _, w := range page.GetWorkers() { // the server forgets those that have not been heard of for minutes
+				infos = append(infos, &workerpb.WorkerInfo{WorkerHeartbeat: &workerpb.WorkerHeartbeat{
+					TaskQueue: w.GetTaskQueue(), Status: w.GetStatus(), HostInfo: &workerpb.WorkerHostInfo{HostName: w.GetHostName()}, HeartbeatTime: timestamppb.New(now),
+				}})
+			}
+		}
+		for _, w := range infos {
 			beat := w.GetWorkerHeartbeat()
 			id, ok := strings.CutPrefix(beat.GetTaskQueue(), queuePrefix)
 			if !ok {
