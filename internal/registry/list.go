@@ -126,6 +126,9 @@ func (l Lister) take(nodes map[string]*Listed, info *workflowpb.WorkflowExecutio
 	if err := c.FromPayload(info.GetMemo().GetFields()[Memo], &listed.Node); err != nil || listed.ID == "" {
 		return
 	}
+	if info.GetExecution().GetWorkflowId() != WorkflowID(listed.ID) {
+		return // it says that it is another
+	}
 	listed.Status, listed.ClockWrong = listed.Node.Status(), listed.Node.ClockWrong()
 	if listed.Reach == ReachSSM {
 		listed.Alive, listed.LastSeen = listed.Online, listed.Seen

@@ -25,6 +25,14 @@ type server struct {
 	err     error
 }
 
+// workflowID is that of a node, but for one that passes itself off as another.
+func (s *server) workflowID(at int) string {
+	if s.nodes[at].Name == "liar" {
+		return WorkflowID("liar")
+	}
+	return WorkflowID(s.nodes[at].ID)
+}
+
 func next(at, of int) []byte {
 	if at+1 < of {
 		return make([]byte, at+1)
@@ -40,7 +48,7 @@ func (s *server) ListWorkflowExecutions(_ context.Context, in *workflowservice.L
 		if err != nil {
 			return nil, err
 		}
-		out.Executions = []*workflowpb.WorkflowExecutionInfo{{Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{Memo: memo}}}}
+		out.Executions = []*workflowpb.WorkflowExecutionInfo{{Execution: &commonpb.WorkflowExecution{WorkflowId: s.workflowID(at)}, Memo: &commonpb.Memo{Fields: map[string]*commonpb.Payload{Memo: memo}}}}
 	}
 	return out, s.err
 }
@@ -66,6 +74,7 @@ func TestAll(t *testing.T) {
 	long := at.Add(-time.Hour)
 	s := &server{
 		nodes: []Node{
+			{ID: "fine", Name: "liar", Reach: ReachAgent, Reported: at, Limit: minute},
 			{ID: "dead", Reach: ReachAgent, Reported: long, Limit: minute},
 			{ID: "early", Reach: ReachAgent, Reported: long, Clock: Duration(time.Hour), Limit: minute},
 			{ID: "fine", Reach: ReachAgent, Reported: long, Limit: minute, Compliance: []Compliance{{Baseline: "b", Status: NonCompliant}}},
@@ -100,7 +109,7 @@ func TestAll(t *testing.T) {
 		if why, ok := want[n.ID]; !ok || n.Absent() != why {
 			t.Errorf("%s: absent %q, want %q", n.ID, n.Absent(), why)
 		}
-		if n.ID == "fine" && (n.Running != 3 || n.Status != NonCompliant || !n.Registration) {
+		if n.ID == "fine" && (n.Name != "" || n.Running != 3 || n.Status != NonCompliant || !n.Registration) {
 			t.Errorf("%+v", n)
 		}
 		if n.ID == "older" && n.Registration {

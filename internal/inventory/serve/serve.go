@@ -9,6 +9,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/almanac-run/almanac/action"
@@ -58,6 +59,10 @@ func keep(st *store.Store) action.Action {
 			snap, err := inventory.Decode(in.Snapshot)
 			if err != nil {
 				return out, action.Errorf(action.Invalid, "inventory: %w", err)
+			}
+			// A server that knows its callers lets a node begin only what bears its name.
+			if from := action.FromContext(ctx).Execution; strings.HasPrefix(from, "tell/") && !strings.HasPrefix(from, "tell/"+snap.Node+"/") {
+				return out, action.Errorf(action.Denied, "a report about node %s that another has sent", snap.Node)
 			}
 			err = st.Record(ctx, snap)
 			var missing *inventory.MissingError
