@@ -96,12 +96,16 @@ func startHelper(mode string) (*helper, error) {
 	if err != nil {
 		return nil, err
 	}
+	// No other process that is started at this moment may get them.
+	syscall.ForkLock.RLock()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(pair[0])
+		unix.CloseOnExec(pair[1])
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, fmt.Errorf("start the supervisor: %w", err)
-	}
-	for _, fd := range pair {
-		unix.CloseOnExec(fd)
 	}
 	h := &helper{to: os.NewFile(uintptr(pair[0]), "supervisor"), done: make(chan struct{})}
 	its := os.NewFile(uintptr(pair[1]), "agent")

@@ -90,6 +90,13 @@ func Run(ctx context.Context, o Options) error {
 	}
 	// One state directory serves one agent.
 	lock, err := journal.At(o.StateDir).TryLock("agent.lock")
+	// What an agent was about to start when it was killed holds its lock for a moment.
+	for range 30 {
+		if !errors.Is(err, journal.ErrHeld) || !sleep(ctx, 100*time.Millisecond) {
+			break
+		}
+		lock, err = journal.At(o.StateDir).TryLock("agent.lock")
+	}
 	switch {
 	case errors.Is(err, journal.ErrHeld):
 		return fmt.Errorf("node %s: another agent runs with the state directory %s; stop it first, or give this one another --id and --state-dir", o.ID, o.StateDir)
