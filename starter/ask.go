@@ -20,6 +20,11 @@ import (
 // askTimeout bounds one question, that of a node which is slow included.
 const askTimeout = 2 * time.Minute
 
+// refusal is an answer that is none: its kind is one of action.Kinds.
+type refusal struct{ kind, message string }
+
+func (r *refusal) Error() string { return r.message }
+
 // ask looks something up where it is known: by an activity of the control
 // worker, or of a node. Nothing of it stays on the server.
 func (s *server) ask(ctx context.Context, activity, node string, in, out any) error {
@@ -56,7 +61,7 @@ func (s *server) ask(ctx context.Context, activity, node string, in, out any) er
 	var slow *temporal.TimeoutError
 	switch {
 	case errors.As(err, &said):
-		return errors.New(said.Message())
+		return &refusal{said.Type(), said.Message()}
 	case errors.As(err, &slow) && node != "":
 		return fmt.Errorf("node %s does not answer", node)
 	case err != nil:

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/output"
 	"github.com/almanac-run/almanac/workflows"
@@ -64,7 +65,12 @@ func (f *farOutputs) open(l logRef) (output.Reader, error) {
 	}
 	r := &farOutput{far: f, logRef: l}
 	if err := r.fetch(0); err != nil {
-		f.failed[l.target] = farFailure{err, time.Now()}
+		at := time.Now()
+		var no *refusal
+		if errors.As(err, &no) && no.kind == string(action.NotFound) {
+			at = at.Add(mostPause - deafFor) // it is about to be written
+		}
+		f.failed[l.target] = farFailure{err, at}
 		return nil, none
 	}
 	return r, nil

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 
 	"github.com/almanac-run/almanac/internal/node"
@@ -52,7 +53,8 @@ func (d *desk) call(args ...string) (int, string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// agents runs agents in this process that share the desk's output store.
+// agents runs agents in this process that share the desk's output store, and waits until they poll:
+// on a busy machine work would be given up before they have fetched it.
 func (d *desk) agents(ids ...string) {
 	d.t.Helper()
 	for _, id := range ids {
@@ -69,6 +71,17 @@ func (d *desk) agents(ids ...string) {
 			c.Close()
 		}()
 		d.t.Cleanup(func() { cancel(); <-done })
+	}
+	for _, id := range ids {
+		c, err := client.Dial(client.Options{HostPort: d.address, Logger: quiet{}})
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		wait(d.t, "agent "+id, func() bool {
+			queue, err := c.DescribeTaskQueue(context.Background(), workflows.NodeQueue(id), enumspb.TASK_QUEUE_TYPE_ACTIVITY)
+			return err == nil && len(queue.GetPollers()) > 0
+		})
+		c.Close()
 	}
 }
 
