@@ -72,9 +72,9 @@ func Node(ctx workflow.Context, n registry.Node) error {
 		workflow.SetCurrentDetails(ctx, nodeDetails(n))
 		return keep()
 	}
-	for {
-		// What the store has not taken yet is tried again until it has: it is all that remembers.
-		for len(unkept) > 0 {
+	// Beside the rest: a store that is away must not keep the registry from what is found meanwhile.
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for workflow.Await(ctx, func() bool { return len(unkept) > 0 }) == nil {
 			record := unkept[0]
 			o := workflow.ActivityOptions{
 				StartToCloseTimeout: time.Minute,
@@ -82,30 +82,28 @@ func Node(ctx workflow.Context, n registry.Node) error {
 				Summary:             record.Baseline,
 			}
 			token := fmt.Sprintf("%s/%s/%d", record.Node, record.Baseline, record.At.UnixNano())
+			// After three hours it is given up: the next scan finds it again.
 			if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), ActionRecordCompliance, token, record).Get(ctx, nil); err != nil {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
 				workflow.GetLogger(ctx).Warn("compliance is not in the store", "node", n.ID, "error", err)
 			}
 			unkept = unkept[1:]
 		}
-		var c registry.Compliance
-		for facts.ReceiveAsync(&c) {
+	})
+	over := func() bool {
+		return len(unkept) == 0 && workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx)
+	}
+	for {
+		for facts.Len() > 0 {
+			var c registry.Compliance
+			facts.ReceiveAsync(&c)
 			if err := take(c); err != nil {
 				return err
 			}
-			c = registry.Compliance{}
 		}
-		if len(unkept) > 0 {
-			continue
-		}
-		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx) {
+		if over() {
 			return workflow.NewContinueAsNewError(ctx, registry.WorkflowType, n)
 		}
-		if err := workflow.Await(ctx, func() bool {
-			return facts.Len() > 0 || workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx)
-		}); err != nil {
+		if err := workflow.Await(ctx, func() bool { return facts.Len() > 0 || over() }); err != nil {
 			return err
 		}
 	}

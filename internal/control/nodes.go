@@ -2,10 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"path"
 	"slices"
 	"strings"
 	"time"
+
+	"go.temporal.io/sdk/activity"
 
 	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities/host"
@@ -74,11 +77,14 @@ func scope(p action.Target) awsapi.Scope {
 // listNodes lists the nodes that Systems Manager knows in a place.
 func listNodes(caller awsapi.Caller) func(context.Context, action.Target) ([]registry.Node, error) {
 	return func(ctx context.Context, place action.Target) ([]registry.Node, error) {
-		var found []registry.Node
-		if caller == nil {
-			return nil, nil
+		if caller == nil { // not an empty list: what is not listed is taken for gone
+			return nil, errors.New("this worker has no access to AWS")
 		}
-		err := ssmnode.List(ctx, caller, scope(place), func(n registry.Node) { found = append(found, n) })
+		var found []registry.Node
+		err := ssmnode.List(ctx, caller, scope(place), func(n registry.Node) {
+			found = append(found, n)
+			activity.RecordHeartbeat(ctx) // thousands take minutes
+		})
 		return found, err
 	}
 }

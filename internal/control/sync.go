@@ -58,7 +58,6 @@ func (s *syncer) sync(ctx context.Context, _ string, place action.Target) (bool,
 	if err != nil {
 		return true, err
 	}
-	activity.RecordHeartbeat(ctx)
 	known, err := s.lister.All(ctx, time.Now())
 	if err != nil {
 		return true, err
@@ -124,6 +123,7 @@ func sameFindings(known, found []registry.Compliance) bool {
 
 // report tells the registry what a node is and what it comes to.
 func (s *syncer) report(ctx context.Context, n registry.Node) error {
+	activity.RecordHeartbeat(ctx)
 	findings := n.Compliance
 	n.Compliance = nil
 	_, err := s.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
