@@ -26,7 +26,7 @@ type refusal struct{ kind, message string }
 func (r *refusal) Error() string { return r.message }
 
 // ask looks something up where it is known: by an activity of the control
-// worker, or of a node. Nothing of it stays on the server.
+// worker, or of a node. It is deleted when the answer has come; the server takes a minute for that.
 func (s *server) ask(ctx context.Context, activity, node string, in, out any) error {
 	input, err := json.Marshal(in)
 	if err != nil {
