@@ -13,8 +13,9 @@ import (
 // learns it as TCP does.
 //
 // Until the first throttled answer only the calls in flight are bounded: by few,
-// and by one more with every success, or 200 calls that start together would
-// all be throttled before the first answer is there. After it the rate is
+// and by one more with every fourth success, or 200 calls that start together would
+// all be throttled before the first answer is there. With every success, a bucket
+// that takes 100 at once would find 100 more in flight, all in vain. After it the rate is
 // bounded, too. It falls at a throttled answer, at most once in a second, since
 // the calls that were under way at that moment say nothing new; and it rises
 // with every second that passes without one.
@@ -26,6 +27,7 @@ type limits struct {
 const (
 	firstWindow = 8   // calls in flight at first
 	maxWindow   = 256 // and at most
+	winsAPlace  = 4   // successes for one call more in flight
 	firstRate   = 4.0 // calls a second after the first throttled answer
 	leastRate   = 0.5
 	freeRate    = 100.0 // from here on the rate is not bounded
@@ -40,6 +42,7 @@ type limit struct {
 	turn   chan struct{}
 	flying int
 	window int
+	wins   int           // successes since the window last grew
 	rate   *rate.Limiter // nil until the first throttled answer
 	raised time.Time     // when the rate last rose
 	cut    time.Time     // when it last fell
@@ -166,6 +169,8 @@ func (k *limit) done(throttled bool) {
 		k.rate.SetLimit(rate.Limit(max(leastRate, float64(k.rate.Limit())*fallsTo)))
 		k.raised, k.cut = now, now
 	case !throttled && k.rate == nil:
-		k.window = min(k.window+1, maxWindow)
+		if k.wins++; k.wins == winsAPlace {
+			k.wins, k.window = 0, min(k.window+1, maxWindow)
+		}
 	}
 }
