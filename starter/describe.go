@@ -83,6 +83,8 @@ type description struct {
 	File      string       `json:"file,omitempty"`
 	Digest    string       `json:"digest"`
 	OnFailure string       `json:"on_failure"`
+	Locked    bool         `json:"locked,omitempty"`      // it waits for keys that depend on its inputs, as plan shows
+	Places    int          `json:"max_running,omitempty"` // how many executions of it run at once
 	Inputs    []inputInfo  `json:"inputs"`
 	Steps     []stepInfo   `json:"steps"`
 	Outputs   []outputInfo `json:"outputs"`
@@ -119,7 +121,7 @@ type outputInfo struct {
 
 func describe(prog *program.Program, arg, program string) description {
 	d := description{Runbook: prog.Runbook, Summary: prog.Summary, Details: prog.Details, File: prog.File, Digest: prog.Digest,
-		OnFailure: prog.OnFailure, Inputs: []inputInfo{}, Steps: []stepInfo{}, Outputs: []outputInfo{}}
+		OnFailure: prog.OnFailure, Locked: prog.Lock != nil, Places: prog.MaxRunning, Inputs: []inputInfo{}, Steps: []stepInfo{}, Outputs: []outputInfo{}}
 	cmd := program + " run " + runview.Quote(arg)
 	for _, in := range prog.Inputs {
 		d.Inputs = append(d.Inputs, inputInfo{in.Name, in.Type, in.Summary, in.Default == nil, in.Default, in.Enum, in.Pattern, in.Min, in.Max})
@@ -235,7 +237,14 @@ func (a *app) printDescription(prog *program.Program, d description) {
 	if len(d.Calls) > 0 {
 		fmt.Fprintf(w, "\ncalls %s\n", strings.Join(d.Calls, ", "))
 	}
-	fmt.Fprintf(w, "\non failure: %s\n\nrun it with\n  %s\n", d.OnFailure, d.Command)
+	fmt.Fprintf(w, "\non failure: %s\n", d.OnFailure)
+	if d.Locked {
+		fmt.Fprintln(w, "waits for its lock, whose keys plan shows")
+	}
+	if d.Places > 0 {
+		fmt.Fprintf(w, "at once: at most %s of it\n", plural(d.Places, "execution"))
+	}
+	fmt.Fprintf(w, "\nrun it with\n  %s\n", d.Command)
 }
 
 // constraints says what an input may be, in the words of the runbook.

@@ -111,6 +111,12 @@ func printPlan(w io.Writer, pl *plan, o runview.Options) {
 		limit = "; timeout " + pl.Timeout
 	}
 	fmt.Fprintf(w, "on failure: %s%s\n", pl.OnFailure, limit)
+	if pl.Lock != nil {
+		fmt.Fprintf(w, "lock: %s\n", short(pl.Lock.Value, o.Width-6))
+	}
+	if pl.Places > 0 {
+		fmt.Fprintf(w, "at once: at most %s of it\n", plural(pl.Places, "execution"))
+	}
 
 	var rows [][]string
 	for _, in := range pl.inputs {

@@ -27,6 +27,8 @@ type plan struct {
 	Digest    string                     `json:"digest"`
 	OnFailure string                     `json:"on_failure"`
 	Timeout   string                     `json:"timeout,omitempty"`
+	Lock      *plannedValue              `json:"lock,omitempty"`        // the keys it waits for
+	Places    int                        `json:"max_running,omitempty"` // how many executions of it run at once
 	Inputs    map[string]json.RawMessage `json:"inputs"`
 	Vars      []plannedValue             `json:"vars"`
 	Steps     []plannedStep              `json:"steps"` // in order, nested ones after their parent, then finally
@@ -97,6 +99,11 @@ func planOn(prog *program.Program, inputs map[string]json.RawMessage, fleet []re
 	}
 	if prog.Timeout != nil {
 		pl.Timeout = p.span(*prog.Timeout)
+	}
+	pl.Places = prog.MaxRunning
+	if prog.Lock != nil {
+		text, known := p.text(*prog.Lock)
+		pl.Lock = &plannedValue{"lock", text, known}
 	}
 	p.steps(prog.Steps, "", 0, "", nil)
 	p.steps(prog.Finally, "finally.", 0, "finally", nil)
