@@ -28,6 +28,7 @@ import (
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"google.golang.org/protobuf/proto"
@@ -110,11 +111,33 @@ func (c *Codec) Converters() (converter.DataConverter, converter.FailureConverte
 	}
 	f := *c
 	f.failures = true
+	texts := converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), &f)
 	return converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), c),
-		temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
-			DataConverter:          converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), &f),
+		failureConverter{texts, temporal.NewDefaultFailureConverter(temporal.DefaultFailureConverterOptions{
+			DataConverter:          texts,
 			EncodeCommonAttributes: true,
-		})
+		})}
+}
+
+// failureConverter is the SDK's, but says why a text cannot be read: the SDK
+// leaves "Encoded failure", from which nobody learns that he lacks a key.
+type failureConverter struct {
+	texts converter.DataConverter
+	converter.FailureConverter
+}
+
+// FailureToError implements converter.FailureConverter.
+func (c failureConverter) FailureToError(failure *failurepb.Failure) error {
+	failure = proto.CloneOf(failure)
+	for f := failure; f != nil; f = f.GetCause() {
+		var text any
+		if p := f.GetEncodedAttributes(); p == nil {
+			continue
+		} else if err := c.texts.FromPayload(p, &text); err != nil {
+			f.Message = "what is said of this failure cannot be read here: " + err.Error()
+		}
+	}
+	return c.FailureConverter.FailureToError(failure)
 }
 
 // Converter is the first of Converters, or the SDK's own.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"google.golang.org/protobuf/proto"
@@ -287,6 +288,17 @@ func TestFailures(t *testing.T) {
 	var detail string
 	if !errors.As(err, &app) || !strings.Contains(err.Error(), "canary-1") || app.Details(&detail) != nil || detail != "canary-2 in details" {
 		t.Errorf("as part of the execution: %v, %q", err, detail)
+	}
+	// Who has another key learns that, also of a cause.
+	_, ofOther := New(ringOf(t, newKey(t, "k2")), Options{}).Converters()
+	for _, f := range []*failurepb.Failure{run, {Message: "plain", Cause: run, FailureInfo: run.FailureInfo}} {
+		err := ofOther.FailureToError(f)
+		for err != nil && !strings.Contains(err.Error(), `there is no key "k1" here`) {
+			err = errors.Unwrap(err)
+		}
+		if err == nil {
+			t.Errorf("with another key: %v", ofOther.FailureToError(f))
+		}
 	}
 }
 

@@ -19,6 +19,10 @@ const (
 	DefaultFile = ".almanac/keys"
 )
 
+// envPlainMemo is the SDK's flag (SDKFlagMemoUserDCEncode) whose value 0 takes memos past the codec. The SDK reads it
+// before any code of ours runs, so that it can only be refused.
+const envPlainMemo = "TEMPORAL_SDK_FLAG_7"
+
 // Settings say where a program has its keys from: the flag's file, ALMANAC_KEYS,
 // the file of ALMANAC_KEY_FILE, else DefaultFile, the first of these that there is.
 type Settings struct {
@@ -63,6 +67,9 @@ func OpenKeys(ctx context.Context, s Settings) (*Keyring, error) {
 		}
 		logger.Warn("payloads are NOT encrypted: whoever reads the database or the server reads all inputs and outputs")
 		return nil, nil
+	}
+	if os.Getenv(envPlainMemo) == "0" {
+		return nil, fmt.Errorf("%s=0 makes the Temporal SDK write memos (what a node is) without encryption: unset it, or give --insecure in place of keys", envPlainMemo)
 	}
 	from := source{unwrap: s.Unwrap, whose: func(r *ring) error { return r.belongs(s.Node) }}
 	switch usual := cmp.Or(s.DefaultFile, DefaultFile); {
