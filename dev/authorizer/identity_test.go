@@ -335,7 +335,11 @@ func TestKeysRotate(t *testing.T) {
 	})
 	t.Run("refused", func(t *testing.T) {
 		private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})
-		for _, raw := range [][]byte{nil, []byte("{}"), []byte(`{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`), private, []byte("no keys")} {
+		secret, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: first, KeyID: "1"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, raw := range [][]byte{nil, []byte("{}"), []byte(`{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`), secret, private, []byte("no keys")} {
 			_, err := New(Options{Namespace: "default", Tokens: &Tokens{Issuer: "i", Audience: "a", Keys: write(t, "keys", raw)}})
 			if err == nil {
 				t.Errorf("took %q as keys", raw)
