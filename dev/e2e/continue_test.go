@@ -21,6 +21,38 @@ import (
 	"github.com/almanac-run/almanac/workflows"
 )
 
+// twentyRunbook has twenty steps in blocks, loops and branches, and fails at the
+// end, so that each effect is made once and taken back once.
+const twentyRunbook = `
+runbook: test/twenty
+steps:
+  - { id: s1, action: crash.make, with: { name: s1 } }
+  - { id: s2, action: crash.make, with: { name: s2 } }
+  - id: block
+    steps:
+      - { id: s3, action: crash.make, with: { name: s3 } }
+      - { id: s4, action: crash.make, with: { name: "s4" } }
+  - id: loop
+    for_each: [a, b, c, d]
+    max_concurrency: 2
+    steps:
+      - { id: s5, action: crash.make, with: { name: "s5${{ item }}" } }
+      - { id: s6, action: crash.make, with: { name: "s6${{ item }}" } }
+  - id: sides
+    parallel:
+      left: [ { id: s7, action: crash.make, with: { name: s7 } }, { id: s8, action: crash.make, with: { name: s8 } } ]
+      right: [ { id: s9, action: crash.make, with: { name: s9 } } ]
+  - { id: nap, wait: 1s }
+  - { id: s10, action: crash.make, with: { name: s10 } }
+  - { id: s11, action: crash.make, with: { name: s11 } }
+  - { id: s12, action: crash.make, with: { name: s12 } }
+  - { id: s13, action: crash.make, with: { name: s13 } }
+  - { id: s14, action: crash.make, with: { name: s14 } }
+  - { id: broken, action: crash.fail, with: { name: broken } }
+finally:
+  - { id: s15, action: crash.make, with: { name: s15 } }
+`
+
 // richRunbook has every form inside every other, and fails at the end.
 const richRunbook = `
 runbook: test/rich
@@ -112,7 +144,7 @@ func TestContinueAsNew(t *testing.T) {
 		name, source string
 		more         map[string]string
 	}{
-		{"crash", crashRunbook, nil},
+		{"twenty", twentyRunbook, nil},
 		{"rich", richRunbook, map[string]string{"test/kid": kidRunbook}},
 	}
 	type outcome struct {

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,12 +38,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv("E2E_ROLE") {
 	case "agent":
 		must(agentProcess())
-	case "worker":
-		must(workerProcess())
 	case "aws":
 		must(awsWorkerProcess())
-	case "server":
-		must(serverProcess())
 	default:
 		// Their servers, workers and agents are apart from anything; encryption_test.go has keys.
 		must(os.Setenv("ALMANAC_INSECURE", "1"))
@@ -63,27 +57,11 @@ func must(err error) {
 	}
 }
 
-func serverProcess() error {
-	port, err := strconv.Atoi(os.Getenv("E2E_PORT"))
-	if err != nil {
-		return err
-	}
-	_, err = server.Start(context.Background(), server.Options{File: os.Getenv("E2E_DB"), Port: port})
-	if err != nil {
-		return err
-	}
-	select {}
-}
-
 // ledger is a world in which things are made and taken away: a directory with a
 // file for each thing that is there, named by its token, and a log of effects.
 type ledger struct {
 	dir           string
-	killAt        int    // die at this effect (from 1; 0 never)
-	when          string // before or after the effect
-	mutant        string // a bug planted on purpose: see TestMutantsAreCaught
 	mu            sync.Mutex
-	n             int
 	calls, undone atomic.Int64 // of crash.nothing
 }
 
@@ -91,11 +69,6 @@ type ledger struct {
 func (l *ledger) effect(verb, token, step string, do func(path string) (bool, error)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.n++
-	if l.n == l.killAt && l.when == "before" {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
-	}
 	did, err := do(filepath.Join(l.dir, "things", token))
 	if err != nil {
 		return err
@@ -111,10 +84,6 @@ func (l *ledger) effect(verb, token, step string, do func(path string) (bool, er
 		if err := f.Close(); err != nil {
 			return err
 		}
-	}
-	if l.n == l.killAt && l.when == "after" {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
 	}
 	return nil
 }
@@ -132,9 +101,6 @@ func (l *ledger) actions() []action.Action {
 			Name: "crash.make", Summary: "Make a thing",
 			Do: func(ctx context.Context, in thing) (made, error) {
 				token := action.FromContext(ctx).Token
-				if l.mutant == "token" {
-					token = rand.Text()
-				}
 				err := l.effect("make", token, in.Name, func(path string) (bool, error) {
 					f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 					if errors.Is(err, os.ErrExist) {
@@ -148,9 +114,6 @@ func (l *ledger) actions() []action.Action {
 				return made{ID: token}, err
 			},
 			Compensate: func(ctx context.Context, in thing, _ *made) error {
-				if l.mutant == "swallow" && in.Name == "s10" {
-					return nil
-				}
 				return l.effect("take", action.FromContext(ctx).Token, in.Name, func(path string) (bool, error) {
 					err := os.Remove(path)
 					if errors.Is(err, os.ErrNotExist) {
@@ -189,19 +152,6 @@ func (l *ledger) actions() []action.Action {
 				return made{}, action.Errorf(action.Failed, "it broke")
 			}}),
 	}
-}
-
-func workerProcess() error {
-	l := &ledger{dir: os.Getenv("E2E_DIR"), when: os.Getenv("E2E_WHEN"), mutant: os.Getenv("E2E_MUTANT")}
-	l.killAt, _ = strconv.Atoi(os.Getenv("E2E_KILL_AT"))
-	c, err := client.Dial(client.Options{HostPort: os.Getenv("E2E_ADDRESS"), Logger: quiet{}})
-	if err != nil {
-		return err
-	}
-	w := worker.New(c, os.Getenv("E2E_QUEUE"), worker.Options{StickyScheduleToStartTimeout: 2 * time.Second})
-	workflows.Register(w)
-	activities.Register(w, l.actions(), activities.Options{})
-	return w.Run(nil)
 }
 
 // keepRunning starts this binary in a role again and again until the test ends;
