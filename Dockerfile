@@ -3,6 +3,7 @@
 #   docker build --target worker  -t almanac-worker  .
 #   docker build --target starter -t almanac-starter .
 #   docker build --target agent   -t almanac-agent   .
+#   docker build --target server  -t almanac-server  .
 
 FROM golang:1.26.8 AS build
 WORKDIR /src
@@ -25,6 +26,16 @@ ENTRYPOINT ["/usr/local/bin/worker"]
 FROM base AS starter
 COPY --from=build /out/starter /usr/local/bin/starter
 ENTRYPOINT ["/usr/local/bin/starter"]
+
+# The server's dependencies are a module of their own, and reach no other image.
+FROM build AS build-server
+WORKDIR /src/dev
+RUN go mod download
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/ ./almanac-server
+
+FROM base AS server
+COPY --from=build-server /out/almanac-server /usr/local/bin/almanac-server
+ENTRYPOINT ["/usr/local/bin/almanac-server"]
 
 # An agent runs commands, so it needs a system around it. It manages this container, not the machine below: on a
 # machine, install the binary.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Creates the namespace, and the search attributes by which executions are found. Safe to repeat.
+# For a Temporal server that is not almanac-server: creates the namespace, and the search attributes by which executions are found. Safe to repeat.
 # TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE say where.
 set -eu
 

@@ -139,7 +139,11 @@ func waiting(ctx context.Context, o options, s *server, id string) []string {
 // starter is one call of the command line program, with the address of the server in its environment.
 func starter(o options, s *server, args ...string) *child {
 	cmd := exec.Command(o.starter, args...)
-	cmd.Env = append(os.Environ(), "TEMPORAL_ADDRESS="+s.address, "TEMPORAL_NAMESPACE="+s.namespace, "ALMANAC_UI="+s.ui, "ALMANAC_OUTPUT_DIR="+filepath.Join(o.dir, "output"))
+	env := os.Environ()
+	for _, v := range certificateFor(s) {
+		env = append(env, v.name+"="+v.value)
+	}
+	cmd.Env = append(env, "TEMPORAL_ADDRESS="+s.address, "TEMPORAL_NAMESPACE="+s.namespace, "ALMANAC_UI="+s.ui, "ALMANAC_OUTPUT_DIR="+filepath.Join(o.dir, "output"))
 	if !o.insecure {
 		cmd.Env = append(cmd.Env, codec.EnvFile+"="+keyFile(o))
 	}

@@ -16,15 +16,20 @@ func startEmbedded(ctx context.Context, o options) (*server, error) {
 	if !o.ephemeral {
 		so.File = filepath.Join(o.dir, "dev.db")
 	}
+	if o.certificates != "" {
+		file := func(name string) string { return filepath.Join(o.certificates, asServer, name) }
+		so.Authorization = &embedded.Authorization{Cert: file("tls.crt"), Key: file("tls.key"), ClientCA: file("ca.crt")}
+	}
 	s, err := embedded.Start(ctx, so)
 	if err != nil {
 		return nil, err
 	}
 	return &server{
-		how:       "in this process" + stateOf(o),
-		address:   s.Address(),
-		namespace: settings.Namespace,
-		ui:        s.UIAddress(),
-		stop:      s.Stop,
+		how:          "in this process" + stateOf(o),
+		address:      s.Address(),
+		namespace:    settings.Namespace,
+		ui:           s.UIAddress(),
+		certificates: o.certificates,
+		stop:         s.Stop,
 	}, nil
 }

@@ -31,19 +31,20 @@ import (
 
 // options are the command line and the environment.
 type options struct {
-	ephemeral bool
-	dir       string // state, logs and the nodes' directories
-	port      int
-	uiPort    int // 0 for no Web UI
-	demo      bool
-	demoExit  bool   // end with the demonstration, with its exit code
-	starter   string // path of the command line program
-	address   string // of a server that runs already
-	aws       string // awsSimulated or awsReal
-	insecure  bool   // encrypt nothing
-	codec     string // URL at which the Web UI has payloads decrypted; empty if nothing is encrypted
-	out       io.Writer
-	table     bool // out is a terminal, on which starter redraws a table
+	ephemeral    bool
+	dir          string // state, logs and the nodes' directories
+	port         int
+	uiPort       int // 0 for no Web UI
+	demo         bool
+	demoExit     bool   // end with the demonstration, with its exit code
+	starter      string // path of the command line program
+	address      string // of a server that runs already
+	aws          string // awsSimulated or awsReal
+	insecure     bool   // encrypt nothing
+	certificates string // directory that deploy/certificates.sh made; empty: the server asks nobody who he is
+	codec        string // URL at which the Web UI has payloads decrypted; empty if nothing is encrypted
+	out          io.Writer
+	table        bool // out is a terminal, on which starter redraws a table
 }
 
 func main() {
@@ -56,6 +57,7 @@ func main() {
 	flag.BoolVar(&o.demo, "demo", false, "run the demonstration when all is ready")
 	flag.StringVar(&o.starter, "starter", "bin/starter", "command line program that the demonstration runs")
 	flag.StringVar(&o.aws, "aws", awsSimulated, "what aws.* actions call: a simulated cloud, or the real one")
+	flag.StringVar(&o.certificates, "certificates", "", "directory of `sh deploy/certificates.sh trial`: connections need a certificate, and may do what its role may; needs --ui-port 0")
 	flag.BoolVar(&o.insecure, "insecure", false, "encrypt nothing (ALMANAC_INSECURE=1)")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: almanac-dev [flags]\n\nRuns a Temporal server, its Web UI, a worker and three nodes until Ctrl-C.\n\n")
@@ -89,6 +91,9 @@ func main() {
 // run starts everything in order, waits for the end of ctx, a failure or the demonstration, and stops everything in
 // reverse. The code is the process's: that of the demonstration if it ends the process, else 1 with an error.
 func run(ctx context.Context, o options) (code int, err error) {
+	if err := checkCertificates(o); err != nil {
+		return 1, err
+	}
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return 1, fmt.Errorf("make directory: %w", err)
 	}
@@ -117,7 +122,11 @@ func run(ctx context.Context, o options) (code int, err error) {
 		return 1, err
 	}
 	defer closeLog()
-	c, err := client.DialContext(ctx, server.clientOptions(logger))
+	opts := server.clientOptions(logger)
+	if err := server.identify(&opts, asAdmin); err != nil {
+		return 1, err
+	}
+	c, err := client.DialContext(ctx, opts)
 	if err != nil {
 		return 1, ended(ctx, fmt.Errorf("connect to %s: %w", server.address, err))
 	}
@@ -186,13 +195,13 @@ func ended(ctx context.Context, err error) error {
 // before a command: those that differ from what it would take by itself.
 func settingsFor(o options, s *server) string {
 	text := ""
-	for _, v := range []variable{
+	for _, v := range append([]variable{
 		{"TEMPORAL_ADDRESS", s.address, "127.0.0.1:7233"},
 		{"TEMPORAL_NAMESPACE", s.namespace, "default"},
 		{"ALMANAC_UI", s.ui, "http://127.0.0.1:8233"},
 		{"ALMANAC_OUTPUT_DIR", filepath.Join(o.dir, "output"), filepath.Join(".almanac", "output")},
 		encryptionFor(o),
-	} {
+	}, certificateFor(s)...) {
 		if v.value != "" && v.value != v.usual && v.value != os.Getenv(v.name) {
 			text += v.name + "=" + v.value + " "
 		}
@@ -210,6 +219,9 @@ func announce(o options, s *server, components []string) {
 	}
 	fmt.Fprintf(o.out, "AWS        %s\n", o.aws)
 	fmt.Fprintf(o.out, "Files      %s\n", o.dir)
+	if o.certificates != "" {
+		fmt.Fprintf(o.out, "Callers    are who the certificates of %s say\n", o.certificates)
+	}
 	if o.insecure {
 		fmt.Fprintf(o.out, "Encrypted  nothing (--insecure)\n")
 	}

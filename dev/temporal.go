@@ -26,13 +26,14 @@ const host = "127.0.0.1"
 
 // server is a Temporal server in use, whoever runs it.
 type server struct {
-	how       string // what it is, for people
-	address   string
-	namespace string
-	ui        string // http://host:port, empty if there is none or none is known
-	client    client.Options
-	stop      func() error
-	ended     <-chan struct{} // closed when it ends by itself; nil if nobody can tell
+	how          string // what it is, for people
+	address      string
+	namespace    string
+	ui           string // http://host:port, empty if there is none or none is known
+	client       client.Options
+	certificates string // options.certificates
+	stop         func() error
+	ended        <-chan struct{} // closed when it ends by itself; nil if nobody can tell
 }
 
 func (s *server) clientOptions(logger *slog.Logger) client.Options {
@@ -51,6 +52,11 @@ func (s *server) executionURL(id string) string {
 
 // startServer finds or starts a server and waits until it answers.
 func startServer(ctx context.Context, o options) (*server, error) {
+	if o.certificates != "" {
+		if _, err := exec.LookPath("temporal"); err == nil || o.address != "" {
+			return nil, errors.New("--certificates is for the server that is linked into this program: unset TEMPORAL_ADDRESS, and take temporal off PATH")
+		}
+	}
 	if o.address != "" {
 		return useServer()
 	}

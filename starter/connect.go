@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/almanac-run/almanac/internal/codec"
+	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/runview"
 )
 
@@ -72,11 +73,15 @@ func (a *app) dial(ctx context.Context) (*server, error) {
 	opts.DataConverter, opts.FailureConverter = encryption.Converters()
 	ctx, cancel := context.WithTimeout(ctx, reachIn)
 	defer cancel()
+	address := opts.HostPort
+	if opts, err = dial.Several(opts); err != nil {
+		return nil, usagef("%w", err)
+	}
 	c, err := client.DialContext(ctx, opts)
 	if err != nil {
-		return nil, a.unreachable(opts.HostPort, err)
+		return nil, a.unreachable(address, err)
 	}
-	return &server{c, opts.HostPort, opts.Namespace, encryption}, nil
+	return &server{c, address, opts.Namespace, encryption}, nil
 }
 
 func (a *app) unreachable(address string, err error) error {

@@ -52,6 +52,23 @@ func newGuard(o Options, namespace string) (*guard, error) {
 	if o.UIPort != 0 {
 		return nil, errors.New("the web ui would speak for everybody who opens it: a server with authorization has none; run Temporal's own with a login")
 	}
+	front := *a
+	front.Namespace = namespace
+	if len(front.SealKey) == 0 && o.File != "" {
+		var err error
+		if front.SealKey, err = sealKey(o.File + ".seal"); err != nil {
+			return nil, err
+		}
+	}
+	g, err := frontGuard(front)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.insides()
+}
+
+// frontGuard is a guard without certificates for the server's own parts.
+func frontGuard(a Authorization) (*guard, error) {
 	if a.Cert == "" || a.Key == "" || a.ClientCA == "" && a.Tokens == nil {
 		return nil, errors.New("authorization needs the server's Cert and Key, and ClientCA or Tokens")
 	}
@@ -68,25 +85,14 @@ func newGuard(o Options, namespace string) (*guard, error) {
 			return nil, fmt.Errorf("authorization: %s has no certificate of an authority", a.ClientCA)
 		}
 	}
-	options := a.Options
-	options.Namespace = namespace
-	if len(options.SealKey) == 0 && o.File != "" {
-		var err error
-		if options.SealKey, err = sealKey(o.File + ".seal"); err != nil {
-			return nil, err
-		}
-	}
 	g := &guard{}
 	var err error
-	if g.authorizer, err = authorizer.New(options); err != nil {
+	if g.authorizer, err = authorizer.New(a.Options); err != nil {
 		return nil, err
 	}
 	g.frontend.Server = config.ServerTLS{CertFile: a.Cert, KeyFile: a.Key}
 	if a.ClientCA != "" {
 		g.frontend.Server.RequireClientAuth, g.frontend.Server.ClientCAFiles = true, []string{a.ClientCA}
-	}
-	if err := g.insides(); err != nil {
-		return nil, err
 	}
 	return g, nil
 }

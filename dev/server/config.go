@@ -200,9 +200,11 @@ func (w schemaWriter) Exec(statement string, args ...any) error {
 }
 
 // newLogger gives the server's logger. A fatal entry panics: ending the process is not the server's to decide.
-func newLogger(w io.Writer) log.Logger {
+func newLogger(w io.Writer) log.Logger { return newLoggerAt(w, zapcore.WarnLevel) }
+
+func newLoggerAt(w io.Writer, level zapcore.Level) log.Logger {
 	encoder := zap.NewProductionEncoderConfig()
 	encoder.EncodeTime = zapcore.RFC3339TimeEncoder
-	core := zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.AddSync(w), zapcore.WarnLevel)
+	core := zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.AddSync(w), level)
 	return log.NewZapLogger(zap.New(core, zap.WithFatalHook(zapcore.WriteThenPanic)))
 }

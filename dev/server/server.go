@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/server/temporal"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/almanac-run/almanac/dev/settings"
 )
@@ -40,6 +41,7 @@ type Options struct {
 	Port    int            // gRPC port; any free one if 0
 	UIPort  int            // Web UI's port; no Web UI if 0, any free port if FreePort
 	LogFile string         // file that gets the server's warnings and errors, appended; nowhere if empty
+	Debug   bool           // LogFile gets all that the server has to say
 	Dynamic map[string]any // dynamic configuration beyond settings.Dynamic, which it overrides
 	Codec   string         // URL of the codec server that the Web UI asks to decrypt payloads; empty: none
 
@@ -85,7 +87,11 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.ports, s.address = p, hostPort(p.frontend)
-	options, err := serverOptions(o, p, s.guard, newLogger(s.log))
+	level := zapcore.WarnLevel
+	if o.Debug {
+		level = zapcore.DebugLevel
+	}
+	options, err := serverOptions(o, p, s.guard, newLoggerAt(s.log, level))
 	if err != nil {
 		return nil, err
 	}

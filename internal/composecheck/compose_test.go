@@ -1,7 +1,9 @@
 package composecheck
 
 import (
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -24,13 +26,16 @@ func load(t *testing.T, environment map[string]string) (*types.Project, error) {
 	return loader.LoadWithContext(t.Context(), types.ConfigDetails{
 		WorkingDir:  dir,
 		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(dir, "docker-compose.yml")}},
-		Environment: environment,
+		Environment: maps.Clone(environment), // which it adds to
 	}, func(o *loader.Options) { o.Profiles = []string{"*"} })
 }
 
+// chosen is what .env must say.
+var chosen = map[string]string{"ALMANAC_KEYS": "k1 chosen", "ALMANAC_USER": "1000:1000"}
+
 func project(t *testing.T) *types.Project {
 	t.Helper()
-	p, err := load(t, map[string]string{"POSTGRES_PASSWORD": "chosen", "ALMANAC_KEYS": "k1 chosen"})
+	p, err := load(t, chosen)
 	if err != nil {
 		t.Fatalf("docker-compose.yml does not follow the compose specification: %v", err)
 	}
@@ -39,9 +44,6 @@ func project(t *testing.T) *types.Project {
 
 // What reads and writes executions has their keys, and nothing else has.
 func TestKeys(t *testing.T) {
-	if _, err := load(t, map[string]string{"POSTGRES_PASSWORD": "chosen"}); err == nil || !strings.Contains(err.Error(), "ALMANAC_KEYS") {
-		t.Errorf("without a key: %v, want an error that names ALMANAC_KEYS", err)
-	}
 	for name, s := range project(t).Services {
 		if _, has := s.Environment["ALMANAC_KEYS"]; has != (name == "worker" || name == "starter") {
 			t.Errorf("%s has keys: %t", name, has)
@@ -49,26 +51,91 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-func TestPasswordMustBeChosen(t *testing.T) {
-	if _, err := load(t, nil); err == nil || !strings.Contains(err.Error(), "POSTGRES_PASSWORD") {
-		t.Errorf("without a password: %v, want an error that names POSTGRES_PASSWORD", err)
-	}
-	for _, file := range []string{"docker-compose.yml", ".env.example"} {
-		text, err := os.ReadFile(filepath.Join(root, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if found := regexp.MustCompile(`(?im)^\s*\w*(PASSWORD|PWD)\w*\s*[:=][ \t]*([^$\s].*)$`).FindString(string(text)); found != "" {
-			t.Errorf("%s has a password in clear: %s", file, found)
+// Without what must be chosen nothing starts; what .env.example has is no more than what is read.
+func TestMustBeChosen(t *testing.T) {
+	for missing := range chosen {
+		env := maps.Clone(chosen)
+		delete(env, missing)
+		if _, err := load(t, env); err == nil || !strings.Contains(err.Error(), missing) {
+			t.Errorf("without %s: %v, want an error that names it", missing, err)
 		}
 	}
-	for name, s := range project(t).Services {
-		for k, v := range s.Environment {
-			if regexp.MustCompile("PASSWORD|PWD").MatchString(k) && (v == nil || *v != "chosen") {
-				t.Errorf("%s: %s does not come from .env", name, k)
+	compose, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile(filepath.Join(root, ".env.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range regexp.MustCompile(`(?m)^(\w+)=(.*)$`).FindAllStringSubmatch(string(example), -1) {
+		if !strings.Contains(string(compose), "${"+line[1]) {
+			t.Errorf(".env.example has %s, which docker-compose.yml does not read", line[1])
+		}
+		if _, secret := chosen[line[1]]; secret && line[2] != "" {
+			t.Errorf(".env.example chooses %s", line[1])
+		}
+	}
+	for file, text := range map[string][]byte{"docker-compose.yml": compose, ".env.example": example} {
+		if found := regexp.MustCompile(`(?im)^\s*\w*(PASSWORD|PWD|SECRET)\w*\s*[:=][ \t]*([^$\s].*)$`).FindString(string(text)); found != "" {
+			t.Errorf("%s has a secret in clear: %s", file, found)
+		}
+	}
+}
+
+// Who connects does so with a certificate of its own, which is that of its role.
+func TestCertificates(t *testing.T) {
+	p := project(t)
+	own := map[string]string{
+		"postgresql": "postgresql", "temporal-schema": "server", "temporal-1": "server", "temporal-2": "server",
+		"temporal-ui": "viewer-ui", "worker": "worker-w1", "starter": "operator-trial",
+	}
+	for name, s := range p.Services {
+		mounted := ""
+		for _, v := range s.Volumes {
+			if rest, ok := strings.CutPrefix(v.Source, filepath.Join(absolute(t), "certificates")); ok {
+				mounted += strings.TrimPrefix(rest, "/")
+				if !v.ReadOnly || v.Target != "/certificates" {
+					t.Errorf("%s mounts certificates at %s, read-only: %t", name, v.Target, v.ReadOnly)
+				}
+			}
+		}
+		if mounted != own[name] || mounted == "" {
+			t.Errorf("%s has the certificates %q, want %q", name, mounted, own[name])
+		}
+	}
+	for _, name := range []string{"worker", "starter"} {
+		env := p.Services[name].Environment
+		for _, variable := range []string{"TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_KEY_PATH", "TEMPORAL_TLS_SERVER_CA_CERT_PATH"} {
+			if v := env[variable]; v == nil || *v == "" {
+				t.Errorf("%s has no %s", name, variable)
+			}
+		}
+		for server := range strings.SplitSeq(*env["TEMPORAL_ADDRESS"], ",") {
+			host, _, _ := strings.Cut(server, ":")
+			if _, ok := p.Services[host]; !ok {
+				t.Errorf("%s connects to %s, and there is no such service", name, server)
 			}
 		}
 	}
+	hba, err := os.ReadFile(filepath.Join(root, "deploy", "pg_hba.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(hba)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] != "#" && f[0] != "local" && (f[0] != "hostssl" || f[len(f)-1] != "cert") {
+			t.Errorf("deploy/pg_hba.conf lets somebody in without a certificate: %s", line)
+		}
+	}
+}
+
+func absolute(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func TestOnlyLoopbackIsBound(t *testing.T) {
@@ -84,8 +151,21 @@ func TestOnlyLoopbackIsBound(t *testing.T) {
 			t.Errorf("%s: network mode %q, privileged %t", name, s.NetworkMode, s.Privileged)
 		}
 	}
-	if published != 2 {
-		t.Errorf("%d ports are published, want two: the server's and the Web UI's", published)
+	if published != 3 {
+		t.Errorf("%d ports are published, want three: the servers' and the Web UI's", published)
+	}
+	env := maps.Clone(chosen)
+	env["ALMANAC_PUBLISH"] = "0.0.0.0"
+	p, err := load(t, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range p.Services {
+		for _, port := range s.Ports {
+			if open, server := port.HostIP == "0.0.0.0", strings.HasPrefix(name, "temporal-") && name != "temporal-ui"; open != server {
+				t.Errorf("ALMANAC_PUBLISH binds port %s of %s to %q", port.Published, name, port.HostIP)
+			}
+		}
 	}
 }
 
@@ -99,19 +179,13 @@ func TestImagesArePinned(t *testing.T) {
 			t.Errorf("%s: image %s has no full version", name, s.Image)
 		}
 	}
-	_, version, _ := strings.Cut(p.Services["temporal"].Image, ":")
-	for _, name := range []string{"temporal-schema", "temporal-namespace"} {
-		if got := p.Services[name].Image; got != "temporalio/admin-tools:"+version {
-			t.Errorf("%s uses %s; the tools are of the server's version, %s", name, got, version)
-		}
-	}
 }
 
 // What depends on a service that takes time waits until it is healthy, or, if
 // it ends by itself, until it has ended well; what should stay up comes back.
 func TestOrderAndRestart(t *testing.T) {
 	p := project(t)
-	ends := map[string]bool{"temporal-schema": true, "temporal-namespace": true, "starter": true}
+	ends := map[string]bool{"temporal-schema": true, "starter": true}
 	for name, s := range p.Services {
 		switch {
 		case name == "starter":
@@ -133,7 +207,7 @@ func TestOrderAndRestart(t *testing.T) {
 			}
 		}
 	}
-	for _, on := range []string{"temporal", "temporal-namespace"} {
+	for _, on := range []string{"temporal-1", "temporal-2"} {
 		if _, ok := p.Services["worker"].DependsOn[on]; !ok {
 			t.Errorf("the worker does not wait for %s", on)
 		}
@@ -146,8 +220,11 @@ func TestOurProgramsAreConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := project(t)
-	for _, name := range []string{"worker", "starter"} {
+	for _, name := range []string{"worker", "starter", "temporal-schema", "temporal-1", "temporal-2"} {
 		s := p.Services[name]
+		if s.User != chosen["ALMANAC_USER"] {
+			t.Errorf("%s runs as %q", name, s.User)
+		}
 		if !s.ReadOnly || len(s.CapDrop) != 1 || s.CapDrop[0] != "ALL" || len(s.SecurityOpt) != 1 || s.SecurityOpt[0] != "no-new-privileges:true" {
 			t.Errorf("%s: read_only %t, cap_drop %v, security_opt %v", name, s.ReadOnly, s.CapDrop, s.SecurityOpt)
 		}
@@ -180,19 +257,26 @@ func TestDockerfile(t *testing.T) {
 			stages[name] = f[1] == "65532:65532"
 		}
 	}
-	for _, want := range []string{"worker", "starter", "agent"} {
+	for _, want := range []string{"worker", "starter", "agent", "server"} {
 		if !stages[want] {
 			t.Errorf("stage %s is missing, or runs as root", want)
 		}
 	}
 }
 
-// Files that are mounted exist, else Docker would make empty directories of them.
+// Files that are mounted exist, else Docker would make empty directories of them. Certificates do when their script has run.
 func TestMountsExist(t *testing.T) {
+	made := t.TempDir()
+	if out, err := exec.Command("sh", filepath.Join(root, "deploy", "certificates.sh"), "-d", made, "trial").CombinedOutput(); err != nil {
+		t.Fatalf("certificates.sh: %v\n%s", err, out)
+	}
 	for name, s := range project(t).Services {
 		for _, v := range s.Volumes {
 			if v.Type != types.VolumeTypeBind {
 				continue
+			}
+			if rest, ok := strings.CutPrefix(v.Source, filepath.Join(absolute(t), "certificates")); ok {
+				v.Source = made + rest
 			}
 			if _, err := os.Stat(v.Source); err != nil {
 				t.Errorf("%s mounts %v", name, err)

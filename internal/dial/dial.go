@@ -26,6 +26,9 @@ func Options(identity string, logger *slog.Logger) (client.Options, error) {
 	if err != nil {
 		return opts, fmt.Errorf("settings of the connection: %w", err)
 	}
+	if opts, err = Renewed(opts, envconfig.LoadClientConfigProfileOptions{}); err != nil {
+		return opts, fmt.Errorf("settings of the connection: %w", err)
+	}
 	opts.Identity = identity
 	opts.WorkerHeartbeatInterval = WorkerHeartbeat
 	opts.Logger = log.NewStructuredLogger(logger)
@@ -37,6 +40,10 @@ func Dial(ctx context.Context, opts client.Options, logger *slog.Logger) (client
 	address := opts.HostPort
 	if address == "" {
 		address = client.DefaultHostPort
+	}
+	opts, err := Several(opts)
+	if err != nil {
+		return nil, err
 	}
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
