@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.temporal.io/sdk/client"
 
@@ -30,16 +31,16 @@ func components(o options, s *server, keys *codec.Keyring, aws awsapi.Caller, lo
 	encryption := controlCodec(keys, s)
 	output := filepath.Join(o.dir, "output")
 	list := []Component{
-		connected("worker", s, encryption, logger, func(ctx context.Context, c client.Client) error {
+		connected("worker", asWorker, s, encryption, logger, func(ctx context.Context, c client.Client) error {
 			return control.Run(ctx, control.Options{
 				Client: c, Converter: encryption.Converter(), Namespace: s.namespace, AWS: aws, Logger: logger,
-				Inventory: filepath.Join(o.dir, "inventory.db"), OutputDir: output, SSM: places(o),
+				Inventory: filepath.Join(o.dir, "inventory.db"), OutputDir: output, SSM: places(o), StopTimeout: 10 * time.Second,
 			})
 		}),
 	}
 	for i, id := range []string{"web-1", "web-2", "web-3"} {
 		own := nodeCodec(keys, id, s)
-		list = append(list, connected(id, s, own, logger, func(ctx context.Context, c client.Client) error {
+		list = append(list, connected(id, asAgent(id), s, own, logger, func(ctx context.Context, c client.Client) error {
 			root := filepath.Join(o.dir, "nodes", id, "root")
 			if err := os.MkdirAll(root, 0o700); err != nil {
 				return fmt.Errorf("make the node's root: %w", err)
@@ -52,6 +53,7 @@ func components(o options, s *server, keys *codec.Keyring, aws awsapi.Caller, lo
 				Root:      root,
 				StateDir:  filepath.Join(o.dir, "nodes", id, "state"),
 				OutputDir: output,
+				Outputs:   node.UsualOutputs,
 				Tags:      map[string]string{"role": "web", "zone": string(rune('a' + i))},
 				Logger:    logger,
 			})
@@ -96,9 +98,12 @@ func cloud(ctx context.Context, o options) (awsapi.Caller, error) {
 }
 
 // connected is a component with a connection of its own, so that the server sees who is who.
-func connected(name string, s *server, encryption *codec.Codec, logger *slog.Logger, run func(context.Context, client.Client) error) Component {
+func connected(name, who string, s *server, encryption *codec.Codec, logger *slog.Logger, run func(context.Context, client.Client) error) Component {
 	return Component{Name: name, Run: func(ctx context.Context) error {
 		opts := s.clientOptions(logger)
+		if err := s.identify(&opts, who); err != nil {
+			return err
+		}
 		opts.Identity = name + "@almanac-dev"
 		opts.DataConverter, opts.FailureConverter = encryption.Converters()
 		opts.WorkerHeartbeatInterval = dial.WorkerHeartbeat

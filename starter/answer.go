@@ -119,8 +119,12 @@ those that do.`,
 func (a *app) answer(ctx context.Context, s *server, id string, ans answer, said workflows.Answer, pairs []string) error {
 	v, err := s.view(ctx, id)
 	if err != nil {
-		if _, derr := s.describe(ctx, id); derr != nil {
+		d, derr := s.describe(ctx, id)
+		if derr != nil {
 			return a.explain(s, id, derr)
+		}
+		if name := s.deserted(ctx, d.GetWorkflowExecutionInfo()); name != "" {
+			return fmt.Errorf("nobody can take the answer: %s", a.waitsForVersion(name))
 		}
 		if n, perr := s.pollers(ctx); perr == nil && n == 0 {
 			return fmt.Errorf("no worker is polling task queue %s, so nobody can take the answer: start one (make dev runs one)", workflows.TaskQueue)

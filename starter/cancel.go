@@ -49,7 +49,7 @@ and exits with the outcome's code.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, kept in the execution's history")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, kept with the execution as readable text: not encrypted")
 	cmd.Flags().BoolVar(&wait, "wait", false, "follow to the end")
 	return cmd
 }

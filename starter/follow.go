@@ -101,6 +101,8 @@ func (a *app) follow(ctx context.Context, s *server, id string) error {
 				case ctx.Err() != nil:
 				case err != nil:
 					show.say(fmt.Sprintf("no answer from the server at %s: what is shown may be old; trying again", s.address))
+				case s.desertedID(ctx, id) != "":
+					show.say(a.waitsForVersion(s.desertedID(ctx, id)))
 				case n == 0:
 					show.say(fmt.Sprintf("no worker is polling task queue %s: start one (make dev runs one); waiting for it", workflows.TaskQueue))
 				default:

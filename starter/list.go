@@ -69,7 +69,8 @@ type listed struct {
 	StartedAt time.Time  `json:"started_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 	Caller    string     `json:"caller,omitempty"`
-	Step      string     `json:"step,omitempty"` // that waits or failed
+	Step      string     `json:"step,omitempty"`    // that waits or failed
+	Version   string     `json:"version,omitempty"` // of the worker to which it is bound
 }
 
 func (a *app) list(ctx context.Context, s *server, f listFilter) error {
@@ -100,6 +101,7 @@ func (a *app) list(ctx context.Context, s *server, f listFilter) error {
 	heading, rows := fit([]string{"EXECUTION", "RUNBOOK", "STATUS", "STARTED", "TIME", "CALLER", "STEP"}, rows,
 		a.view(a.stdout).Width, "CALLER", "RUNBOOK", "STARTED", "TIME", "STEP")
 	columns(a.stdout, "", heading, rows)
+	a.waitForVersions(ctx, s, found)
 	return nil
 }
 
@@ -148,6 +150,9 @@ func (s *server) listed(info *workflow.WorkflowExecutionInfo) listed {
 		Status:    attribute(info.GetSearchAttributes(), workflows.AttrStatus),
 		Caller:    attribute(info.GetSearchAttributes(), workflows.AttrCaller),
 		Step:      attribute(info.GetSearchAttributes(), workflows.AttrStep),
+	}
+	if attribute(info.GetSearchAttributes(), attrBehavior) == "Pinned" {
+		e.Version = attribute(info.GetSearchAttributes(), attrVersion)
 	}
 	if info.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		closed := info.GetCloseTime().AsTime()

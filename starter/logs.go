@@ -59,7 +59,8 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Print what the commands of an execution wrote, from the output store: the
 directory .almanac/output, or that of ALMANAC_OUTPUT_DIR. With output of several
 steps or targets each line begins with its step and target. What is not there is
-read on the nodes that wrote it, of more than twenty with --target only. With --failed it is
+read from the central store (worker --output), or on the nodes that wrote it; of more
+than twenty outputs with --target only. With --failed it is
 the last 50 lines of each target on which a step has failed, and of no other.
 
 With -o json each line is one JSON object with step, target and line.`,
@@ -339,7 +340,7 @@ func (a *app) logsEnd(id string, all map[logRef]bool, printed, missing int, stor
 	case printed == 0:
 		fmt.Fprintf(a.stderr, "execution %s has no output of commands in %s\n", id, store)
 	case missing > 0:
-		return fmt.Errorf("%s of execution %s neither in the output store %s nor to be had from their nodes; name the store's directory with %s",
+		return fmt.Errorf("%s of execution %s neither in the output store %s, nor in the central store, nor to be had from their nodes; name the store's directory with %s",
 			plural(missing, "output"), id, store, outputEnv)
 	}
 	return nil
@@ -349,14 +350,19 @@ func (a *app) logsEnd(id string, all map[logRef]bool, printed, missing int, stor
 const mostOpen = 200
 
 // opener returns what opens an output. Output is opened nowhere else.
-// What is not in the store here is read on its node.
+// What is not in the directory here is read from the central store or on its node.
 func (a *app) opener(store output.Dir, far *farOutputs) func(logRef) (output.Reader, error) {
 	return func(l logRef) (output.Reader, error) {
 		r, err := store.Open(l.ref)
-		if errors.Is(err, fs.ErrNotExist) && far != nil {
-			return far.open(l)
+		if !errors.Is(err, fs.ErrNotExist) || far == nil {
+			return r, err
 		}
-		return r, err
+		r, ferr := far.open(l)
+		var expired *output.ExpiredError
+		if ferr != nil && errors.As(err, &expired) {
+			far.none[l.ref] = farFailure{expired, time.Now()}
+		}
+		return r, ferr
 	}
 }
 

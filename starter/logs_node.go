@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,8 +19,8 @@ import (
 	"github.com/almanac-run/almanac/workflows"
 )
 
-// Output that is not in the store here is on the node that wrote it, and is
-// read there by questions, each of which is a short workflow: in large parts,
+// Output that is not in the directory here is in the central store or on the node that wrote it, and is
+// read there by questions to the control worker or the node, each of which is a short workflow: in large parts,
 // and less often while nothing comes.
 const (
 	mostFar    = 20 // outputs that are read on their nodes unless one target is named
@@ -28,14 +29,15 @@ const (
 	deafFor    = 30 * time.Second // a node that has not answered is not asked again
 )
 
-// farOutputs reads outputs on their nodes.
+// farOutputs reads outputs from the central store, or on their nodes.
 type farOutputs struct {
 	ask    func(ctx context.Context, activity, node string, in, out any) error
 	ctx    context.Context
 	most   int  // outputs; 0: any number
 	last   bool // all that is there is wanted now; nothing comes after
 	refs   []string
-	failed map[string]farFailure // by node
+	failed map[string]farFailure // by node that does not answer
+	none   map[string]farFailure // by reference: it is not where it was looked for, with the reason
 }
 
 type farFailure struct {
@@ -44,17 +46,17 @@ type farFailure struct {
 }
 
 func newFarOutputs(ctx context.Context, s *server, f logFilter) *farOutputs {
-	far := &farOutputs{ctx: ctx, ask: s.ask, most: mostFar, failed: map[string]farFailure{}}
+	far := &farOutputs{ctx: ctx, ask: s.ask, most: mostFar, failed: map[string]farFailure{}, none: map[string]farFailure{}}
 	if f.target != "" {
 		far.most = 0
 	}
 	return far
 }
 
-// open returns the output as its node has it. The error wraps fs.ErrNotExist if it cannot be had there.
+// open returns the output as the central store or its node has it. The error wraps fs.ErrNotExist if it cannot be had there.
 func (f *farOutputs) open(l logRef) (output.Reader, error) {
 	none := fmt.Errorf("output %s: %w", l.ref, fs.ErrNotExist)
-	if l.target == "" || f.failed[l.target].err != nil && (f.last || time.Since(f.failed[l.target].at) < deafFor) {
+	if l.target == "" || f.deaf(f.failed[l.target]) || f.deaf(f.none[l.ref]) {
 		return nil, none
 	}
 	if !slices.Contains(f.refs, l.ref) {
@@ -65,27 +67,39 @@ func (f *farOutputs) open(l logRef) (output.Reader, error) {
 	}
 	r := &farOutput{far: f, logRef: l}
 	if err := r.fetch(0); err != nil {
-		at := time.Now()
-		var no *refusal
-		if errors.As(err, &no) && no.kind == string(action.NotFound) {
-			at = at.Add(mostPause - deafFor) // it is about to be written
-		}
-		f.failed[l.target] = farFailure{err, at}
+		f.note(l, err)
 		return nil, none
 	}
 	return r, nil
 }
 
+// deaf tells whether what has failed is not to be tried again yet.
+func (f *farOutputs) deaf(failure farFailure) bool {
+	return failure.err != nil && (f.last || time.Since(failure.at) < deafFor)
+}
+
+// note remembers that an output cannot be had. A node that does not answer is not asked for others.
+func (f *farOutputs) note(l logRef, err error) {
+	var no *refusal
+	if !errors.As(err, &no) {
+		f.failed[l.target] = farFailure{err, time.Now()}
+		return
+	}
+	at := time.Now()
+	if no.kind == string(action.NotFound) {
+		at = at.Add(mostPause - deafFor) // it is about to be written
+	}
+	f.none[l.ref] = farFailure{err, at}
+}
+
 // why says, behind an error, what kept outputs from being read on their nodes.
 func (f *farOutputs) why() string {
 	var b strings.Builder
-	var nodes []string
-	for node := range f.failed {
-		nodes = append(nodes, node)
-	}
-	slices.Sort(nodes)
-	for _, node := range nodes {
+	for _, node := range slices.Sorted(maps.Keys(f.failed)) {
 		fmt.Fprintf(&b, "\n  %s: %v", node, f.failed[node].err)
+	}
+	for _, ref := range slices.Sorted(maps.Keys(f.none)) {
+		fmt.Fprintf(&b, "\n  %s: %v", ofRef(ref).target, f.none[ref].err)
 	}
 	if f.most > 0 && len(f.refs) >= f.most {
 		fmt.Fprintf(&b, "\n  %d outputs were looked for on their nodes; for another, name it with --target", f.most)
@@ -93,10 +107,11 @@ func (f *farOutputs) why() string {
 	return b.String()
 }
 
-// farOutput is one output on its node. It keeps one part of it.
+// farOutput is one output in the central store or on its node. It keeps one part of it.
 type farOutput struct {
 	logRef
 	far   *farOutputs
+	there bool  // it was read on its node
 	at    int64 // of the next Read
 	part  []byte
 	begin int64 // of part
@@ -111,15 +126,7 @@ type farOutput struct {
 func (r *farOutput) fetch(offset int64) error {
 	ctx, cancel := context.WithTimeout(r.far.ctx, askTimeout)
 	defer cancel()
-	var out host.OutputReadOutput
-	in := host.OutputReadInput{Ref: r.ref, Offset: offset}
-	err := errors.New("no agent")
-	if workflows.OfAWS(r.target) { // what ran through Systems Manager is with the control worker
-		err = r.far.ask(ctx, workflows.ActionReadOutput, "", in, &out)
-	}
-	if err != nil {
-		err = r.far.ask(ctx, workflows.ActionReadOutput, r.target, in, &out)
-	}
+	out, err := r.read(ctx, host.OutputReadInput{Ref: r.ref, Offset: offset})
 	if err != nil {
 		return err
 	}
@@ -132,6 +139,36 @@ func (r *farOutput) fetch(offset int64) error {
 	}
 	r.size, r.ended, r.final = out.Size, out.Ended, r.far.last
 	return nil
+}
+
+// read asks the control worker, which has what is in the central store and what ran through Systems Manager, and
+// then the node: in the other order if it was there before, since it still grows.
+func (r *farOutput) read(ctx context.Context, in host.OutputReadInput) (host.OutputReadOutput, error) {
+	ask := func(node string) (out host.OutputReadOutput, err error) {
+		return out, r.far.ask(ctx, workflows.ActionReadOutput, node, in, &out)
+	}
+	first, second := "", r.target
+	if r.there {
+		first, second = second, first
+	}
+	out, err := ask(first)
+	if err == nil {
+		return out, nil
+	}
+	out, other := ask(second)
+	if other == nil {
+		r.there = second != ""
+		return out, nil
+	}
+	// Of two reasons the node's is told, unless the central store had it once.
+	central, node := err, other
+	if r.there {
+		central, node = other, err
+	}
+	if strings.Contains(central.Error(), "expired on ") {
+		return out, central
+	}
+	return out, node
 }
 
 // Read returns what comes next, and io.EOF while there is no more.

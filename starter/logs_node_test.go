@@ -11,21 +11,31 @@ import (
 	"testing"
 	"time"
 
+	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/output"
 )
 
-// farNode answers as a node does whose output directory is elsewhere.
+// farNode answers as a node does whose output directory is elsewhere, and as the control worker.
 type farNode struct {
-	t     *testing.T
-	node  host.Node
-	down  bool
-	asked int
+	t       *testing.T
+	node    host.Node
+	central output.Dir // of the control worker; empty: there is no central store
+	down    bool
+	asked   int // the node
 }
 
 func (n *farNode) ask(ctx context.Context, activity, node string, in, out any) error {
-	n.asked++
-	if n.down || node != n.node.ID {
+	at := n.node
+	if node == "" {
+		if n.central == "" {
+			return &refusal{string(action.NotFound), "the output is on its node"}
+		}
+		at.OutputDir = string(n.central)
+	} else {
+		n.asked++
+	}
+	if node != "" && (n.down || node != n.node.ID) {
 		return fmt.Errorf("node %s does not answer", node)
 	}
 	raw, err := json.Marshal(in)
@@ -35,9 +45,9 @@ func (n *farNode) ask(ctx context.Context, activity, node string, in, out any) e
 	if activity != host.OutputRead {
 		return fmt.Errorf("asked for %s", activity)
 	}
-	answer, err := host.ReadOutput(n.node).Do(ctx, raw)
+	answer, err := host.ReadOutput(at).Do(ctx, raw)
 	if err != nil {
-		return err
+		return &refusal{string(action.KindOf(err)), err.Error()}
 	}
 	if raw, err = json.Marshal(answer); err != nil {
 		return err
@@ -52,7 +62,7 @@ func TestFarOutput(t *testing.T) {
 	ref := output.Ref("x", "step", "far-1")
 	text := strings.Repeat("a line with an ä in it\n", 40_000)
 	write(t, there, ref, text)
-	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, failed: map[string]farFailure{}}
+	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, failed: map[string]farFailure{}, none: map[string]farFailure{}}
 	read := func(tail int) string {
 		t.Helper()
 		var b strings.Builder
@@ -116,7 +126,7 @@ func TestFarOutput(t *testing.T) {
 // A node that is away does not hold up the others, and is named at the end.
 func TestFarOutputOfNodeThatIsAway(t *testing.T) {
 	n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}, down: true}
-	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, most: 2, failed: map[string]farFailure{}}
+	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, most: 2, failed: map[string]farFailure{}, none: map[string]farFailure{}}
 	for i := range 3 {
 		_, err := far.open(logRef{"s", "far-1", output.Ref("x", fmt.Sprint("s", i), "far-1")})
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -148,5 +158,61 @@ func TestFarOutputOfNodeThatIsAway(t *testing.T) {
 	}
 	if !strings.Contains(far.why(), "--target") {
 		t.Error(far.why())
+	}
+}
+
+// What the central store has is read there, also when its node is gone; what still grows, on the node; and when the node goes
+// in the middle, the rest in the central store.
+func TestCentralOutput(t *testing.T) {
+	n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}, central: output.Dir(t.TempDir()), down: true}
+	far := &farOutputs{ask: n.ask, ctx: t.Context(), failed: map[string]farFailure{}, none: map[string]farFailure{}}
+	sent, growing := output.Ref("x", "sent", "far-1"), output.Ref("x", "growing", "far-1")
+	write(t, n.central, sent, "it was sent\n")
+	r, err := far.open(logRef{"sent", "far-1", sent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); string(b) != "it was sent\n" || err != nil || n.asked > 0 {
+		t.Errorf("%q, %v; the node was asked %d times", b, err, n.asked)
+	}
+	n.down = false
+	write(t, output.Dir(n.node.OutputDir), growing, "first\n")
+	if r, err = far.open(logRef{"growing", "far-1", growing}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); string(b) != "first\n" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	write(t, n.central, growing, "first\nsecond\n")
+	n.down, far.last = true, true
+	if b, err := io.ReadAll(r); string(b) != "second\n" || err != nil {
+		t.Errorf("after its node went: %q, %v", b, err)
+	}
+}
+
+// An output that was removed says so, wherever that was, and its node is asked for others.
+func TestExpiredOutput(t *testing.T) {
+	const note = "expired on 2026-11-20 (kept for 30d)"
+	for _, where := range []string{"here", "central", "node"} {
+		n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}, central: output.Dir(t.TempDir())}
+		here := output.Dir(t.TempDir())
+		dir := map[string]output.Dir{"here": here, "central": n.central, "node": output.Dir(n.node.OutputDir)}[where]
+		ref, other := output.Ref("x", "old", "far-1"), output.Ref("x", "new", "far-1")
+		write(t, dir, ref, "old\n")
+		write(t, output.Dir(n.node.OutputDir), other, "new\n")
+		if err := dir.Own(nil).Expire(t.Context(), ref, note); err != nil {
+			t.Fatal(err)
+		}
+		far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, failed: map[string]farFailure{}, none: map[string]farFailure{}}
+		open := (&app{}).opener(here, far)
+		if _, err := open(logRef{"old", "far-1", ref}); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", where, err)
+		}
+		if why := far.why(); !strings.Contains(why, "far-1: output x/old/far-1.log "+note) {
+			t.Errorf("%s: %s", where, why)
+		}
+		if _, err := open(logRef{"new", "far-1", other}); err != nil {
+			t.Errorf("%s: the other output: %v", where, err)
+		}
 	}
 }

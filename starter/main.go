@@ -117,6 +117,7 @@ func (a *app) groups() []group {
 		}},
 		{"other", "Other:", []*cobra.Command{
 			a.sweepCommand(),
+			a.versionsCommand(),
 			a.versionCommand(),
 		}},
 	}

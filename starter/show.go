@@ -59,8 +59,12 @@ func (a *app) show(ctx context.Context, s *server, id string) error {
 	var v workflows.View
 	if info.GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		if v, err = s.view(ctx, id); err != nil {
-			if n, perr := s.pollers(ctx); perr == nil && n == 0 {
+			if name := s.deserted(ctx, info); name != "" {
+				fmt.Fprintln(a.stderr, a.waitsForVersion(name)+": steps are not known until then")
+			} else if n, perr := s.pollers(ctx); perr == nil && n == 0 {
 				fmt.Fprintf(a.stderr, "no worker is polling task queue %s: steps are not known until one does\n", workflows.TaskQueue)
+			} else if n := d.GetPendingWorkflowTask().GetAttempt(); n > 1 {
+				fmt.Fprintf(a.stderr, "the worker fails to go on with it (attempt %d): as a rule its version does something else than what the execution has done.\nNothing is lost or done twice: it goes on with a worker of the version it began on; see %s versions\n", n, a.again())
 			} else {
 				fmt.Fprintln(a.stderr, "the worker did not answer: steps are not known")
 			}

@@ -5,7 +5,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,12 +24,15 @@ import (
 	"github.com/almanac-run/almanac/internal/control"
 	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
+	"github.com/almanac-run/almanac/internal/output/retain"
+	"github.com/almanac-run/almanac/internal/settings"
 	"github.com/almanac-run/almanac/workflows"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	slog.SetDefault(logger)
 	if err := command(logger).ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -40,7 +42,8 @@ func main() {
 }
 
 func command(logger *slog.Logger) *cobra.Command {
-	o := control.Options{Logger: logger}
+	o := control.Options{Keep: 400 * 24 * time.Hour, Central: control.Central{Limits: retain.Limits{Keep: retain.Age(90 * 24 * time.Hour)}}}
+	var s service
 	var places []string
 	var keys keyFlags
 	cmd := &cobra.Command{
@@ -48,12 +51,20 @@ func command(logger *slog.Logger) *cobra.Command {
 		Short: "Run executions",
 		Long: `Run executions, and the actions that need no node, until SIGTERM or Ctrl-C. Connects as Temporal's tools do:
 TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and so on; and to AWS, when a runbook asks for it, as AWS's do:
-AWS_PROFILE, AWS_REGION, the role of the machine and so on.`,
+AWS_PROFILE, AWS_REGION, the role of the machine and so on.
+
+Each flag can be set by an environment variable, ALMANAC_ and its name (ALMANAC_TASK_QUEUE), and in the file of --config. A
+flag goes before the environment, the environment before the file. docs/operations.md has all of it.`,
 		Version:       node.Version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			logger, err := s.open(cmd)
+			if err != nil {
+				return err
+			}
+			o.Logger = logger
 			hostname, _ := os.Hostname()
 			opts, err := dial.Options(fmt.Sprintf("worker %d@%s", os.Getpid(), hostname), logger)
 			if err != nil {
@@ -65,6 +76,11 @@ AWS_PROFILE, AWS_REGION, the role of the machine and so on.`,
 			}
 			opts.DataConverter, opts.FailureConverter = encryption.Converters()
 			o.Converter = encryption.Converter()
+			closeTelemetry, err := s.watch(cmd.Context(), &opts, &o)
+			if err != nil {
+				return err
+			}
+			defer closeTelemetry()
 			if o.Client, err = dial.Dial(cmd.Context(), opts, logger); err != nil {
 				return err
 			}
@@ -78,22 +94,34 @@ AWS_PROFILE, AWS_REGION, the role of the machine and so on.`,
 				return err
 			}
 			o.AWS = aws
+			if o.Deployment != "" && o.BuildID == "" && node.Version() != "(devel)" {
+				o.BuildID = node.Version()
+			}
 			return control.Run(cmd.Context(), o)
 		},
 	}
 	cmd.AddCommand(codecCommand(logger), keyCommand(), nodeKeyCommand())
 	f := cmd.Flags()
+	s.add(f, &o)
 	keys.add(f)
 	keys.addInsecure(f)
+	settings.Instead(f, "key-file", codec.EnvKeys)
 	f.StringVar(&o.TaskQueue, "task-queue", workflows.TaskQueue, "task queue to serve")
-	f.StringVar(&o.Inventory, "inventory", cmp.Or(os.Getenv("ALMANAC_INVENTORY"), ".almanac/inventory.db"),
-		"where inventory and compliance are kept: a file (SQLite), or postgres://… (ALMANAC_INVENTORY; a password in PGPASSWORD)")
-	f.DurationVar(&o.Keep, "inventory-keep", 400*24*time.Hour, "how long the inventory remembers what is no more; 0 is forever")
+	f.StringVar(&o.Deployment, "deployment", "", "name that all versions of this worker have: executions stay with the version they began on (docs/upgrades.md)")
+	f.StringVar(&o.BuildID, "build-id", "", "version of this worker in its deployment; else that of the program")
+	f.StringVar(&o.Inventory, "inventory", ".almanac/inventory.db",
+		"where inventory and compliance are kept: a file (SQLite), or postgres://… (a password in PGPASSWORD)")
+	f.Var((*retain.Age)(&o.Keep), "inventory-keep", "how long the inventory remembers what is no more; 0 is for ever")
 	f.StringArrayVar(&places, "ssm", nil, "region whose nodes are reached through Systems Manager, or region=role to assume; may be repeated")
-	f.StringVar(&o.OutputDir, "output-dir", cmp.Or(os.Getenv("ALMANAC_OUTPUT_DIR"), ".almanac/output"), "output store of commands that run through Systems Manager (ALMANAC_OUTPUT_DIR)")
+	f.StringVar(&o.OutputDir, "output-dir", ".almanac/output", "output store of commands that run through Systems Manager")
+	f.StringVar(&o.Central.Address, "output", "", "central store, to which complete outputs are brought: a directory, s3://bucket/prefix or postgres://… (a password in PGPASSWORD)")
+	f.StringVar(&o.Central.Endpoint, "output-endpoint", "", "URL of what speaks like S3, in place of AWS")
+	f.Var(&o.Central.Limits.Keep, "output-keep", "how long complete outputs are kept; 0 is for ever")
+	f.Var(&o.Central.Limits.Most, "output-max-size", "how much of them is kept, the oldest goes first: 10GiB; 0 is no limit")
 	f.StringVar(&o.Output.Bucket, "ssm-output-bucket", "", "S3 bucket to which nodes of Systems Manager write output that is longer than its API tells")
 	f.StringVar(&o.Output.Prefix, "ssm-output-prefix", "almanac", "prefix of the keys in that bucket")
 	f.StringVar(&o.Output.LogGroup, "ssm-output-log-group", "", "CloudWatch Logs group, in place of a bucket")
+	cmd.AddCommand(configCommand(cmd), healthCommand(cmd, &s))
 	return cmd
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
+
+	"github.com/almanac-run/almanac/internal/output"
 )
 
 // AskType is the workflow type of Ask.
@@ -38,7 +40,7 @@ func Ask(ctx workflow.Context, q Question) (json.RawMessage, error) {
 	if !slices.Contains(questions, q.Activity) {
 		return nil, temporal.NewNonRetryableApplicationError(fmt.Sprintf("%q is nothing that can be asked", q.Activity), "invalid", nil)
 	}
-	return once(ctx, q)
+	return once(ctx, q, time.Minute)
 }
 
 // TellType is the workflow type of Tell.
@@ -50,16 +52,22 @@ const ActionStoreInventory = "almanac.inventory.store"
 // Tell is the workflow by which a node's agent hands something over to the
 // control worker that is too large for the registry: it is Ask in the other direction.
 func Tell(ctx workflow.Context, q Question) (json.RawMessage, error) {
-	if q.Activity != ActionStoreInventory || q.Node != "" {
+	limit, ok := told[q.Activity]
+	if !ok || q.Node != "" {
 		return nil, temporal.NewNonRetryableApplicationError(fmt.Sprintf("%q is nothing that a node can tell", q.Activity), "invalid", nil)
 	}
-	return once(ctx, q)
+	return once(ctx, q, limit)
 }
 
-func once(ctx workflow.Context, q Question) (json.RawMessage, error) {
+// told are the activities that a node may have done, and how long one attempt may take. Of outputs a GiB takes some
+// ten minutes; what was not done is told again.
+var told = map[string]time.Duration{ActionStoreInventory: time.Minute, output.ActivityKeep: 2 * time.Hour}
+
+// once does what is asked: each attempt may take as long as limit, all of them twice that.
+func once(ctx workflow.Context, q Question, limit time.Duration) (json.RawMessage, error) {
 	o := workflow.ActivityOptions{
-		ScheduleToCloseTimeout: 2 * time.Minute,
-		StartToCloseTimeout:    time.Minute,
+		ScheduleToCloseTimeout: 2 * limit,
+		StartToCloseTimeout:    limit,
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            usualPolicy,
 	}

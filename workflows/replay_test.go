@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
@@ -29,10 +30,25 @@ func readHistory(t *testing.T, file string) *historypb.History {
 	return h
 }
 
+// replayed gives a replayer the workflows that a worker has, and nothing of what else Register may say.
+type replayed struct {
+	worker.Registry
+	worker.WorkflowReplayer
+}
+
+func (r replayed) RegisterWorkflowWithOptions(w any, o workflow.RegisterOptions) {
+	r.WorkflowReplayer.RegisterWorkflowWithOptions(w, o)
+}
+
+func (r replayed) RegisterDynamicWorkflow(w any, o workflow.DynamicRegisterOptions) {
+	r.WorkflowReplayer.RegisterDynamicWorkflow(w, o)
+}
+
+func (r replayed) RegisterWorkflow(w any) { r.WorkflowReplayer.RegisterWorkflow(w) }
+
 func replay(h *historypb.History) error {
 	r := worker.NewWorkflowReplayer()
-	r.RegisterDynamicWorkflow(workflows.Runbook, workflow.DynamicRegisterOptions{})
-	r.RegisterWorkflowWithOptions(workflows.Lock, workflow.RegisterOptions{Name: workflows.LockType})
+	workflows.Register(replayed{WorkflowReplayer: r})
 	started := h.Events[0].GetWorkflowExecutionStartedEventAttributes()
 	return r.ReplayWorkflowHistoryWithOptions(mute{}, h, worker.ReplayWorkflowHistoryOptions{
 		OriginalExecution: workflow.Execution{ID: started.WorkflowId, RunID: started.OriginalExecutionRunId},
@@ -47,22 +63,36 @@ func (mute) Warn(string, ...any)      {}
 func (mute) Error(string, ...any)     {}
 func (m mute) With(...any) log.Logger { return m }
 
-// TestReplay replays histories that a server has recorded (TestHistories of
-// dev/e2e writes them). One that fails means that executions which run now
-// would be stuck after an upgrade of their worker: keep the order of commands
-// as it was for programs of that version.
+// TestReplay replays histories that a server has recorded (TestHistories of dev/e2e and TestRecord of dev/e2e/upgrade
+// write them). One that fails means that executions which run now would be stuck after an upgrade of their worker: keep
+// the order of commands as it was for programs of that version.
 func TestReplay(t *testing.T) {
+	began := time.Now()
+	files := histories(t)
+	t.Run("histories", func(t *testing.T) {
+		for _, file := range files {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+				t.Parallel()
+				if err := replay(readHistory(t, file)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})
+	took := time.Since(began)
+	t.Logf("%d histories replayed in %v", len(files), took.Round(time.Millisecond))
+	if len(files) < 40 || took > 30*time.Second {
+		t.Errorf("%d histories in %v; want at least 40 in less than 30s", len(files), took)
+	}
+}
+
+func histories(t *testing.T) []string {
+	t.Helper()
 	files, err := filepath.Glob("testdata/history/*.json")
-	if err != nil || len(files) < 8 {
-		t.Fatalf("%d histories, %v", len(files), err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
-			if err := replay(readHistory(t, file)); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	return files
 }
 
 // TestReplayNotices shows that TestReplay can fail: it replays histories in which

@@ -109,6 +109,8 @@ func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 		r.state.Taken = append(r.state.Taken, u)
 		r.dirty = true
 	}
+	ctx, ended := r.watchedUndo(ctx, u)
+	defer ended()
 	var err error
 	if u.Custom != nil {
 		err = r.takeBackCustom(ctx, u)

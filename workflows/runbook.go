@@ -23,20 +23,28 @@ import (
 
 // Register lets the worker run every runbook: a workflow of any type whose
 // input is a Start.
-func Register(r worker.Registry) {
-	r.RegisterDynamicWorkflow(Runbook, workflow.DynamicRegisterOptions{})
-	r.RegisterWorkflowWithOptions(Node, workflow.RegisterOptions{Name: registry.WorkflowType})
-	r.RegisterWorkflowWithOptions(Ask, workflow.RegisterOptions{Name: AskType})
-	r.RegisterWorkflowWithOptions(Tell, workflow.RegisterOptions{Name: TellType})
-	r.RegisterWorkflowWithOptions(Sync, workflow.RegisterOptions{Name: SyncType})
-	r.RegisterWorkflowWithOptions(Lock, workflow.RegisterOptions{Name: LockType})
+//
+// On a worker that has a version (docs/upgrades.md) an execution stays with the
+// version that it began on, and what serves all executions goes to the current one:
+// a node's or a lock's workflow lives longer than any version.
+//
+// Watchers are told of what ends.
+func Register(r worker.Registry, watchers ...Watcher) {
+	r.RegisterDynamicWorkflow(watchedBy(watchers), workflow.DynamicRegisterOptions{
+		LoadDynamicRuntimeOptions: func(workflow.LoadDynamicRuntimeOptionsDetails) (workflow.DynamicRuntimeOptions, error) {
+			return workflow.DynamicRuntimeOptions{VersioningBehavior: workflow.VersioningBehaviorPinned}, nil
+		},
+	})
+	for name, fn := range map[string]any{registry.WorkflowType: Node, AskType: Ask, TellType: Tell, SyncType: Sync, LockType: Lock} {
+		r.RegisterWorkflowWithOptions(fn, workflow.RegisterOptions{Name: name, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
+	}
 }
 
 // Runbook is the workflow of every runbook. Its one argument is a Start.
 func Runbook(ctx workflow.Context, args converter.EncodedValues) (*Result, error) {
 	var start Start
 	if err := args.Get(&start); err != nil {
-		return nil, refused(fmt.Errorf("the input is not that of a runbook: %w; start it with the starter", err))
+		return nil, refused(fmt.Errorf("the input cannot be read: %w; start it with the starter, and with keys that the worker has", err))
 	}
 	if start.Program == nil || start.Program.Version < 1 || start.Program.Version > program.Version {
 		return nil, refused(fmt.Errorf("the program has no version that this worker knows (up to %d)", program.Version))
@@ -83,6 +91,8 @@ type run struct {
 	ticking     bool               // somebody waits for the next workflow task
 	sizes       map[string]int     // of children's programs, in bytes
 	observer    Observer           // nil but in rehearsals
+	watcher     Watcher            // nil: nobody is told
+	link        Link               // of the execution; for the watcher
 
 	// What the history held when the server first suggested to continue as new.
 	suggestedEvents, suggestedBytes int
@@ -150,6 +160,7 @@ func typed[D any](raw map[string]json.RawMessage, decls []D, of func(D) (string,
 // main is the story of an execution: its turn, the steps, then rollback if they
 // failed, then `finally`, then the outcome.
 func (r *run) main(ctx workflow.Context) (*Result, error) {
+	ctx = r.watchedExecution(ctx)
 	if err := r.answers(ctx); err != nil {
 		return nil, err
 	}
@@ -379,6 +390,7 @@ func (r *run) finish(ctx workflow.Context) (*Result, error) {
 		end.Undo, end.Keys = raw, r.passed()
 	}
 	r.giveBack(ctx, len(end.Undo) > 0)
+	r.tellExecution(ctx)
 	if end.Outcome == Succeeded {
 		return end, nil
 	}

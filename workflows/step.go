@@ -39,6 +39,8 @@ func (r *run) step(ctx workflow.Context, sc *scope, parent *record, prefix strin
 	if rec.done() {
 		return r.recall(sc, rec, s)
 	}
+	ctx, ended := r.watchedStep(ctx, sc, rec, path, s)
+	defer ended()
 	if err := r.boundary(ctx, sc); err != nil {
 		return err
 	}

@@ -224,6 +224,8 @@ func (r *run) onNode(ctx workflow.Context, sc *scope, rec *record, path string, 
 	sub := rec.sub("@" + node)
 	now := workflow.Now(ctx)
 	sub.Name, sub.Start, sub.State, sub.Target, sub.With = rec.Name, &now, StateRunning, node, rec.With
+	ctx, ended := r.watchedTarget(ctx, sc, sub, path, s)
+	defer ended()
 	rec.Marks[i] = markRuns
 	r.dirty = true
 	out, err := r.invoke(ctx, sc, sub, path, node, s)

@@ -68,7 +68,10 @@ func (n Node) ReadOutput(_ context.Context, in OutputReadInput) (OutputReadOutpu
 	}
 	store := output.Dir(n.OutputDir)
 	r, err := store.Open(in.Ref)
+	var expired *output.ExpiredError
 	switch {
+	case errors.As(err, &expired):
+		return OutputReadOutput{}, action.Errorf(action.NotFound, "%w", expired)
 	case errors.Is(err, fs.ErrNotExist):
 		return OutputReadOutput{}, action.Errorf(action.NotFound, "node %s has no output %s (any more)", n.ID, in.Ref)
 	case err != nil:
@@ -81,15 +84,22 @@ func (n Node) ReadOutput(_ context.Context, in OutputReadInput) (OutputReadOutpu
 	if err != nil {
 		return OutputReadOutput{}, action.Errorf(action.Unavailable, "output %s: %w", in.Ref, err)
 	}
+	out, err := OutputPart(in, size, r.ReadAt)
+	out.Ended = ended
+	return out, err
+}
+
+// OutputPart is the part that is wanted of an output of that size, which readAt reads as io.ReaderAt does.
+func OutputPart(in OutputReadInput, size int64, readAt func(p []byte, offset int64) (int, error)) (OutputReadOutput, error) {
 	if in.Limit <= 0 || in.Limit > MaxOutputRead {
 		in.Limit = MaxOutputRead
 	}
 	if in.Offset < 0 {
 		in.Offset += size
 	}
-	out := OutputReadOutput{Offset: min(max(in.Offset, 0), size), Size: size, Ended: ended}
+	out := OutputReadOutput{Offset: min(max(in.Offset, 0), size), Size: size}
 	b := make([]byte, min(int64(in.Limit), size-out.Offset))
-	read, err := r.ReadAt(b, out.Offset)
+	read, err := readAt(b, out.Offset)
 	if err != nil && err != io.EOF {
 		return OutputReadOutput{}, action.Errorf(action.Unavailable, "output %s: %w", in.Ref, err)
 	}

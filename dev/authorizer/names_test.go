@@ -13,6 +13,7 @@ func TestNames(t *testing.T) {
 	for have, want := range map[string]string{
 		nodeType: registry.WorkflowType, askType: workflows.AskType, tellType: workflows.TellType, syncType: workflows.SyncType, lockType: workflows.LockType,
 		nodePrefix: registry.WorkflowID(""), slotPrefix: workflows.SlotsID(""), nodeAttribute: registry.AttrCompliance,
+		outputPrefix: "ask/" + workflows.ActionReadOutput + "/",
 	} {
 		if have != want {
 			t.Errorf("%q, and the programs say %q", have, want)

@@ -36,6 +36,8 @@ const (
 	lockPrefix = "lock/"
 	slotPrefix = "slots/"
 
+	outputPrefix = askPrefix + "host.output.read/"
+
 	nodeAttribute = "AlmanacCompliance"
 )
 
@@ -176,6 +178,15 @@ func ownQuestion(_ caller, req proto.Message) error {
 	id, err := workflowID(req)
 	if err == nil && !strings.HasPrefix(id, askPrefix) {
 		err = fmt.Errorf("execution %q is no question, and only those are deleted", id)
+	}
+	return err
+}
+
+// outputQuestion is a question by which a worker fetches an output of a node.
+func outputQuestion(_ caller, req proto.Message) error {
+	id, err := workflowID(req)
+	if err == nil && !strings.HasPrefix(id, outputPrefix) {
+		err = fmt.Errorf("execution %q is no question for an output, and only those are deleted", id)
 	}
 	return err
 }
@@ -407,8 +418,8 @@ func workerStart(c caller, req proto.Message) error {
 		return err
 	}
 	id, kind := s.GetWorkflowId(), s.GetWorkflowType().GetName()
-	if !(kind == nodeType && strings.HasPrefix(id, nodePrefix)) && !(kind == syncType && strings.HasPrefix(id, syncPrefix)) {
-		return fmt.Errorf("it may not start %q of type %q: a worker starts nodes and %s", id, kind, syncType)
+	if !(kind == nodeType && strings.HasPrefix(id, nodePrefix)) && !(kind == syncType && strings.HasPrefix(id, syncPrefix)) && !(kind == askType && strings.HasPrefix(id, outputPrefix)) {
+		return fmt.Errorf("it may not start %q of type %q: a worker starts nodes, %s and questions for outputs", id, kind, syncType)
 	}
 	return plainStart(c, s)
 }

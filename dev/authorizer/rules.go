@@ -74,6 +74,8 @@ var rules = map[Role]map[string]rule{
 	// A control worker runs all executions, and so decides what every node does: that it serves only the control queue
 	// keeps mistakes away, and no attacker who has its key.
 	Worker: join(everyone, map[string]rule{
+		"WorkflowService/CountWorkflowExecutions":          nil,
+		"WorkflowService/DeleteWorkflowExecution":          outputQuestion,
 		"WorkflowService/DescribeWorkflowExecution":        nil,
 		"WorkflowService/GetWorkflowExecutionHistory":      nil,
 		"WorkflowService/ListWorkers":                      nil,

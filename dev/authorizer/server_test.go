@@ -314,7 +314,7 @@ steps:
     approval: { message: Sure, timeout: 1m }
   - id: again
     targets: [web-1]
-    run: echo again
+    run: echo again; seq 30000
   - id: facts
     targets: [web-1]
     action: host.inventory.collect
@@ -326,7 +326,8 @@ func (i *installation) day() {
 	if err := os.WriteFile(filepath.Join(i.dir, "access.yaml"), []byte(runbook), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w := i.run("worker/w1", "worker", "--inventory", filepath.Join(t.TempDir(), "inventory.db"))
+	central := t.TempDir()
+	w := i.run("worker/w1", "worker", "--inventory", filepath.Join(t.TempDir(), "inventory.db"), "--output", central)
 	w.wait(t, "control worker is ready")
 	a := i.run("agent/web-1", "agent", "--id", "web-1", "--state-dir", filepath.Join(t.TempDir(), "web-1"), "--ec2-metadata", "off")
 	a.wait(t, "node is ready")
@@ -392,7 +393,38 @@ func (i *installation) day() {
 			t.Fatalf("no heartbeats: %v %v", workers, err)
 		}
 	}
+	// The agent has its outputs brought to the central store; the worker fetches the long one.
+	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		if kept, _ := filepath.Glob(filepath.Join(central, "first", "*", "web-1.log")); len(kept) == 2 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the outputs are not in the central store")
+		}
+	}
 	ordinary(start)
+
+	// A worker with a version: an admin makes it current, and it works as one without.
+	start = i.denials()
+	v := i.run("worker/w2", "worker", "--deployment", "almanac", "--build-id", "2", "--inventory", filepath.Join(t.TempDir(), "inventory.db"))
+	v.wait(t, "control worker is ready")
+	code, out = i.starter("admin/ada", "versions", "use", "2")
+	has("versions use, as an admin", code, out, 0, "almanac:2 is current")
+	code, out = i.starter("operator/olga", "run", "./access.yaml", "--id", "second", "--detach")
+	has("run on a version", code, out, 0, "second")
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if code, out = i.starter("operator/olga", "approve", "second"); code == 0 {
+			break
+		}
+	}
+	has("approve on a version", code, out, 0, "approved")
+	code, out = i.starter("operator/olga", "watch", "second")
+	has("watch on a version", code, out, 0)
+	code, out = i.starter("viewer/vera", "versions", "-o", "json")
+	has("versions, as a viewer", code, out, 0, `"current"`)
+	ordinary(start)
+	code, out = i.starter("operator/olga", "versions", "use", "2")
+	has("versions use, as an operator", code, out, 1, "operator/olga may not call WorkflowService/SetWorkerDeploymentCurrentVersion")
 
 	// An agent that says it is another: its registration is refused, and it does not serve.
 	thief := i.command("agent/web-2", "agent", "--id", "web-1", "--state-dir", filepath.Join(t.TempDir(), "thief"), "--ec2-metadata", "off")

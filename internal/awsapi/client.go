@@ -23,6 +23,9 @@ type Options struct {
 	Region  string  // where Scope names none
 	Models  *Models // nil: OpenModels("")
 
+	// Endpoint takes all calls, as the URL of what is spoken to in place of AWS; empty: AWS, or what the environment says.
+	Endpoint string
+
 	// HTTP sends the requests; nil is a client with the usual timeouts of a
 	// connection. It must not follow redirects.
 	HTTP interface {

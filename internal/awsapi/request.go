@@ -309,8 +309,11 @@ func (s *service) parameters(op *operation, values map[string]any) (map[string]a
 	return params, nil
 }
 
-// baseEndpoint is the endpoint that the environment or the profile sets.
+// baseEndpoint is the endpoint that the options, the environment or the profile set.
 func (c *Client) baseEndpoint(s *service) (string, error) {
+	if c.options.Endpoint != "" {
+		return c.options.Endpoint, nil
+	}
 	ctx := context.Background()
 	if ignore, found, err := config.GetIgnoreConfiguredEndpoints(ctx, c.config.ConfigSources); err == nil && found && ignore {
 		return "", nil

@@ -215,10 +215,13 @@ func TestOpen(t *testing.T) {
 		"the worker, a node's key":   {set: Settings{File: nodeFile}, says: "that node's payloads only"},
 		"the flag before variables":  {env: map[string]string{EnvKeys: "rubbish", EnvFile: "no"}, set: Settings{File: file}},
 		"ALMANAC_KEYS before a file": {env: map[string]string{EnvKeys: string(before), EnvFile: "no"}},
+		"memos past the codec":       {env: map[string]string{envPlainMemo: "0"}, set: Settings{File: file}, says: "without encryption"},
+		"memos through the codec":    {env: map[string]string{envPlainMemo: "1"}, set: Settings{File: file}},
+		"memos, and no keys":         {env: map[string]string{envPlainMemo: "0", EnvInsecure: "1"}, says: "-"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Chdir(dir)
-			for _, name := range []string{EnvKeys, EnvFile, EnvInsecure, EnvRefuse} {
+			for _, name := range []string{EnvKeys, EnvFile, EnvInsecure, EnvRefuse, envPlainMemo} {
 				t.Setenv(name, tt.env[name])
 			}
 			tt.set.NoWatch = true

@@ -6,6 +6,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 
 	"github.com/almanac-run/almanac/action"
@@ -41,6 +43,22 @@ type Options struct {
 	// Converter is that of Client, which reads what nodes reported; nil: the SDK's default.
 	Converter converter.DataConverter
 
+	// Deployment and BuildID are the version of this worker among others of the same
+	// name: see docs/upgrades.md. Without a name it has none.
+	Deployment, BuildID string
+
+	// StopTimeout is how long actions that run may take to end when the worker
+	// stops; 0 is thirty seconds. What is then unfinished is reported lost, and
+	// tried again by the next worker.
+	StopTimeout time.Duration
+
+	// Watchers are told of what ends, and Interceptors see what is asked of the worker.
+	Watchers     []workflows.Watcher
+	Interceptors []interceptor.WorkerInterceptor
+
+	// Ready is called when the worker has begun to take work; may be nil.
+	Ready func()
+
 	AWS awsapi.Caller // nil: the actions of aws. are denied, and what AWS keeps of secrets
 
 	// Inventory is where the inventory and the compliance of nodes are kept: a
@@ -56,6 +74,9 @@ type Options struct {
 	// Output is where such nodes put long output, and OutputDir the output store it is brought to.
 	Output    aws.Place
 	OutputDir string
+
+	// Central is where outputs are brought when they have ended, those of all nodes.
+	Central Central
 }
 
 // secrets resolves references of AWS by its caller, if there is one, and others here.
@@ -66,9 +87,8 @@ func secrets(caller awsapi.Caller) func(context.Context, string) (string, error)
 	return awssecret.Resolver{Caller: caller, Next: secret.Resolve}.Resolve
 }
 
-// stopTimeout is how long actions may take to end when the worker stops: what
-// is then unfinished is reported lost and tried again by the next worker.
-const stopTimeout = 10 * time.Second
+// DefaultStopTimeout is the usual Options.StopTimeout.
+const DefaultStopTimeout = 30 * time.Second
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, o Options) error {
@@ -84,23 +104,38 @@ func Run(ctx context.Context, o Options) error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	o.StopTimeout = cmp.Or(o.StopTimeout, DefaultStopTimeout)
+	version, err := o.version()
+	if err != nil {
+		return err
+	}
+	cut := &running{}
 	w := worker.New(o.Client, o.TaskQueue, worker.Options{
+		DeploymentOptions:                      version,
 		MaxConcurrentActivityExecutionSize:     200,
 		MaxConcurrentWorkflowTaskExecutionSize: 100,
 		// After a worker has died its executions wait so long for its return.
 		StickyScheduleToStartTimeout: 5 * time.Second,
-		WorkerStopTimeout:            stopTimeout,
+		WorkerStopTimeout:            o.StopTimeout,
+		Interceptors:                 append(o.Interceptors, cut),
 		// The answer to a heartbeat tells that a step was cancelled: so late, at most.
 		MaxHeartbeatThrottleInterval: 3 * time.Second,
 	})
-	workflows.Register(w)
+	workflows.Register(w, o.Watchers...)
 	lister := registry.Lister{Service: o.Client.WorkflowService(), Namespace: o.Namespace, Converter: o.Converter}
 	served := activities.Options{Logger: o.Logger, Secrets: secrets(o.AWS)}
 	find := finder(o)
 	env := aws.Env{Caller: o.AWS, Nodes: func(ctx context.Context) ([]registry.Listed, error) { return lister.All(ctx, time.Now()) }}
 	activities.Register(w, append(catalog.Control(env), nodesAction(lister, find)), served)
 	kept := keeper{client: o.Client}
-	remote := ssmnode.Env{AWS: env, Output: o.Output, OutputDir: o.OutputDir, Comply: kept.signal}
+	central, closeCentral, err := openCentral(ctx, o.Central, o.Logger)
+	if err != nil {
+		return err
+	}
+	defer closeCentral()
+	outputs := newArchivist(ctx, o, central)
+	local := outputs.local()
+	remote := ssmnode.Env{AWS: env, Output: o.Output, OutputDir: o.OutputDir, Comply: kept.signal, Kept: local.Due}
 	if o.Inventory != "" {
 		st, err := store.Open(ctx, o.Inventory)
 		if err != nil {
@@ -112,9 +147,8 @@ func Run(ctx context.Context, o Options) error {
 		go expire(ctx, st, o)
 	}
 	activities.RegisterRemote(w, ssmnode.Actions(remote), served)
-	if o.OutputDir != "" {
-		activities.Register(w, []action.Action{readOutput(o.OutputDir)}, served)
-	}
+	activities.Register(w, []action.Action{outputs.read(), outputs.action()}, served)
+	go outputs.run(ctx, local)
 	w.RegisterActivityWithOptions(kept.recordCompliance, activity.RegisterOptions{Name: workflows.ActionRecordCompliance})
 	Locks(w, o.Client)
 	sync := &syncer{client: o.Client, lister: lister, taskQueue: o.TaskQueue, places: o.SSM, list: listNodes(o.AWS), log: o.Logger}
@@ -126,7 +160,16 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	o.Logger.Info("control worker is ready", "task_queue", o.TaskQueue)
+	if version.UseVersioning {
+		o.Logger.Info("this worker has a version: new executions come to it once that is current (starter versions use)", "deployment", o.Deployment, "build", o.BuildID)
+	}
+	if o.Ready != nil {
+		o.Ready()
+	}
 	<-ctx.Done()
+	o.Logger.Info("control worker stops", "actions", cut.count(), "stop_timeout", o.StopTimeout)
 	w.Stop()
+	cut.wait(reportWithin)
+	o.Logger.Info("control worker has stopped")
 	return nil
 }

@@ -3,15 +3,12 @@ package control
 import (
 	"context"
 	"errors"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/almanac-run/almanac/action"
-	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/registry"
 	"github.com/almanac-run/almanac/internal/ssmnode"
@@ -87,20 +84,4 @@ func listNodes(caller awsapi.Caller) func(context.Context, action.Target) ([]reg
 		})
 		return found, err
 	}
-}
-
-// readOutput reads the complete outputs of what ran through Systems Manager,
-// which are here and not on the nodes.
-func readOutput(dir string) action.Action {
-	return action.New(action.Def[host.OutputReadInput, host.OutputReadOutput]{
-		Name:    host.OutputRead,
-		Summary: "Read a part of a command's complete output",
-		Do: func(ctx context.Context, in host.OutputReadInput) (host.OutputReadOutput, error) {
-			id := strings.TrimSuffix(path.Base(in.Ref), ".log")
-			if !workflows.OfAWS(id) {
-				return host.OutputReadOutput{}, action.Errorf(action.NotFound, "output %q is on its node", in.Ref)
-			}
-			return host.Node{ID: id, OutputDir: dir}.ReadOutput(ctx, in)
-		},
-	})
 }

@@ -27,17 +27,19 @@ import (
 	"github.com/almanac-run/almanac/activities/host"
 	"github.com/almanac-run/almanac/internal/command"
 	"github.com/almanac-run/almanac/internal/journal"
+	"github.com/almanac-run/almanac/internal/output/retain"
 	"github.com/almanac-run/almanac/internal/registry"
 )
 
 // Options say which node it is. ID, StateDir and Client are required.
 type Options struct {
 	Client    client.Client
-	ID        string // up to 128 of letters, digits, '.', '_' and '-'
-	Root      string // directory that stands for the whole machine; empty: the machine
-	StateDir  string // journal and backups; of this node alone
-	OutputDir string // complete output of commands; empty: "output" in StateDir
-	MaxOutput int64  // bytes that are kept of one command's output; 0: 1 GiB
+	ID        string        // up to 128 of letters, digits, '.', '_' and '-'
+	Root      string        // directory that stands for the whole machine; empty: the machine
+	StateDir  string        // journal and backups; of this node alone
+	OutputDir string        // complete output of commands; empty: "output" in StateDir
+	MaxOutput int64         // bytes that are kept of one command's output; 0: 1 GiB
+	Outputs   retain.Limits // how long outputs are kept, and how many; zero: for ever, all
 	Tags      map[string]string
 	Logger    *slog.Logger // nil: slog.Default
 
@@ -116,8 +118,9 @@ func Run(ctx context.Context, o Options) error {
 		}
 		return fmt.Errorf("node %s: %w", o.ID, err)
 	}
+	outputs := newShipper(o, registrar)
 	w := worker.New(o.Client, Queue(o.ID), worker.Options{
-		Interceptors:                       []interceptor.WorkerInterceptor{&clockGuard{limit: o.ClockLimit, now: o.Now, r: registrar}},
+		Interceptors:                       []interceptor.WorkerInterceptor{&clockGuard{limit: o.ClockLimit, now: o.Now, r: registrar}, &endings{tell: outputs.Due}},
 		DisableWorkflowWorker:              true,
 		MaxConcurrentActivityExecutionSize: atOnce,
 		// A server serves a limited number of long polls: one for each node.
@@ -134,6 +137,7 @@ func Run(ctx context.Context, o Options) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	go expire(ctx, o, n)
+	go outputs.Run(ctx)
 	err = registrar.keep(ctx)
 	w.Stop()
 	o.Logger.Info("node has stopped; commands go on", "node", o.ID)
@@ -168,6 +172,9 @@ func (o *Options) complete() error {
 	if o.Client == nil || o.StateDir == "" {
 		return errors.New("node: Client and StateDir are required")
 	}
+	if o.OutputDir == "" {
+		o.OutputDir = filepath.Join(o.StateDir, "output")
+	}
 	var err error
 	for _, dir := range []*string{&o.StateDir, &o.OutputDir, &o.Root} {
 		if *dir == "" {
@@ -196,7 +203,7 @@ func (o *Options) complete() error {
 	return nil
 }
 
-// expire drops old entries of the journal once an hour, until ctx ends.
+// expire drops old entries of the journal and old outputs once an hour, until ctx ends.
 func expire(ctx context.Context, o Options, n host.Node) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
@@ -204,6 +211,7 @@ func expire(ctx context.Context, o Options, n host.Node) {
 		if _, err := n.Journal().Expire(time.Now(), journal.Keep); err != nil {
 			o.Logger.Warn("old entries of the journal remain", "node", o.ID, "error", err)
 		}
+		removeOutputs(ctx, o)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -384,23 +384,8 @@ func (r *registrar) inventory(ctx context.Context, facts inventory.Snapshot) err
 		if err != nil {
 			return err
 		}
-		input, err := json.Marshal(inventory.StoreInput{Snapshot: text})
-		if err != nil {
-			return err
-		}
-		run, err := r.o.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-			ID: "tell/" + r.o.ID + "/" + action.FromContext(ctx).Token + "/" + strings.ToLower(rand.Text()[:8]), TaskQueue: r.o.TaskQueue,
-			WorkflowExecutionTimeout: time.Hour, StaticSummary: "inventory of " + r.o.ID,
-		}, tellWorkflow, map[string]any{"activity": inventory.ActivityStore, "input": json.RawMessage(input)})
-		if err != nil {
-			return err
-		}
-		var raw json.RawMessage
-		if err := run.Get(ctx, &raw); err != nil {
-			return err
-		}
 		var out inventory.StoreOutput
-		if err := json.Unmarshal(raw, &out); err != nil {
+		if err := r.handOver(ctx, action.FromContext(ctx).Token, "inventory", time.Hour, inventory.ActivityStore, inventory.StoreInput{Snapshot: text}, &out); err != nil {
 			return err
 		}
 		missing = append(missing, out.Missing...)
@@ -409,6 +394,26 @@ func (r *registrar) inventory(ctx context.Context, facts inventory.Snapshot) err
 		return &inventory.MissingError{Sections: missing}
 	}
 	return nil
+}
+
+// handOver has an activity of the control worker done with something of this node's. token says what it is about.
+func (r *registrar) handOver(ctx context.Context, token, what string, limit time.Duration, activity string, in, out any) error {
+	input, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	run, err := r.o.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: "tell/" + r.o.ID + "/" + token + "/" + strings.ToLower(rand.Text()[:8]), TaskQueue: r.o.TaskQueue,
+		WorkflowExecutionTimeout: limit, StaticSummary: what + " of " + r.o.ID,
+	}, tellWorkflow, map[string]any{"activity": activity, "input": json.RawMessage(input)})
+	if err != nil {
+		return err
+	}
+	var raw json.RawMessage
+	if err := run.Get(ctx, &raw); err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, out)
 }
 
 // tellWorkflow is workflows.TellType, by name: an agent links no interpreter.

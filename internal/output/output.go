@@ -1,10 +1,10 @@
 // Package output keeps the complete output of commands.
 //
-// It gives Store, the place for it, Dir, a Store in a directory, and the few
-// ways to look at what is kept: head, tail, last lines. It promises that a
+// It gives Store, where commands write it, Dir, a Store in a directory, Central, where it is
+// brought when it has ended, and the few ways to look at what is kept: head, tail, last lines. It promises that a
 // reference can never name anything outside the store, that what was
-// written is never changed, only continued, and that readers in other processes see output
-// while it is being written. It refuses to know commands, secrets and history:
+// written is never changed, only continued, that readers in other processes see output
+// while it is being written, and that what is removed leaves a note behind. It refuses to know commands, secrets and history:
 // what it is given it keeps as it is.
 package output
 
@@ -31,7 +31,7 @@ type Store interface {
 
 	// Open opens the output for reading from its beginning. At its end, reading
 	// returns io.EOF, and later more if the output has grown. The error
-	// wraps fs.ErrNotExist if there is no such output.
+	// wraps fs.ErrNotExist if there is no such output; it is an *ExpiredError if there was one.
 	Open(ref string) (Reader, error)
 
 	// Size returns the number of bytes kept so far; an error as Open.
@@ -58,7 +58,10 @@ func Ref(execution, step, target string) string {
 }
 
 // maxSegment keeps names below what file systems take (255 bytes), with room for ".log".
-const maxSegment = 200
+const (
+	maxSegment = 200
+	maxName    = maxSegment + len(".log")
+)
 
 func segment(s string) string {
 	var b strings.Builder
@@ -94,16 +97,24 @@ func (d Dir) file(ref string) (string, error) {
 	if d == "" {
 		return "", errors.New("output store: no directory is set")
 	}
-	parts := strings.Split(ref, "/")
-	if len(parts) != 3 || !strings.HasSuffix(ref, ".log") {
-		return "", fmt.Errorf("output %q: not a reference to an output", ref)
-	}
-	for _, p := range parts {
-		if p == "" || p[0] == '.' || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == '\\' || r == 0x7f }) {
-			return "", fmt.Errorf("output %q: not a reference to an output", ref)
-		}
+	if err := Check(ref); err != nil {
+		return "", err
 	}
 	return filepath.Join(string(d), filepath.FromSlash(ref)), nil
+}
+
+// Check says what is wrong with a reference, if anything is: it is as Ref makes them.
+func Check(ref string) error {
+	parts := strings.Split(ref, "/")
+	if len(parts) != 3 || !strings.HasSuffix(ref, ".log") {
+		return fmt.Errorf("output %q: not a reference to an output", ref)
+	}
+	for _, p := range parts {
+		if p == "" || len(p) > maxName || p[0] == '.' || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == '\\' || r >= 0x7f }) {
+			return fmt.Errorf("output %q: not a reference to an output", ref)
+		}
+	}
+	return nil
 }
 
 // Append implements Store.
@@ -112,18 +123,38 @@ func (d Dir) Append(ref string) (Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return nil, fmt.Errorf("output store: %w", err)
+	// Whoever removes what is old may take the file, or its empty directory, away in between.
+	for range 100 {
+		var f *os.File
+		if err = os.MkdirAll(filepath.Dir(name), 0o700); err == nil {
+			f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			break
+		}
+		// Says that it is being written, for as long as this process writes it.
+		// Shared, and waiting: only who looks whether it is locked is in the way, for a moment.
+		for unix.Flock(int(f.Fd()), unix.LOCK_SH) == unix.EINTR {
+		}
+		if is(f, name) {
+			return file{f}, nil
+		}
+		err = fmt.Errorf("output %s: removed as soon as it was opened", ref)
+		_ = f.Close()
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	return nil, fmt.Errorf("output store: %w", err)
+}
+
+// is tells whether f is still the file of that name.
+func is(f *os.File, name string) bool {
+	have, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("output store: %w", err)
+		return false
 	}
-	// Says that it is being written, for as long as this process writes it.
-	// Shared, and waiting: only who looks whether it is locked is in the way, for a moment.
-	for unix.Flock(int(f.Fd()), unix.LOCK_SH) == unix.EINTR {
-	}
-	return file{f}, nil
+	there, err := os.Stat(name)
+	return err == nil && os.SameFile(have, there)
 }
 
 // file is an output that is being written.
@@ -160,7 +191,7 @@ func (d Dir) Open(ref string) (Reader, error) {
 	}
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("output %s: %w", ref, fs.ErrNotExist)
+		return nil, d.none(ref)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("output store: %w", err)
@@ -190,7 +221,7 @@ func (d Dir) Size(ref string) (int64, error) {
 	}
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("output %s: %w", ref, fs.ErrNotExist)
+		return 0, d.none(ref)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("output store: %w", err)

@@ -51,7 +51,7 @@ func Resolve(_ context.Context, ref string) (string, error) {
 	switch scheme {
 	case "env":
 		// What the process itself connects with is not for runbooks.
-		if strings.HasPrefix(name, "TEMPORAL_") {
+		if ownSetting(name) {
 			return "", fmt.Errorf("secret %s: %w: the process's own settings", ref, os.ErrPermission)
 		}
 		value, ok := os.LookupEnv(name)
@@ -72,6 +72,15 @@ func Resolve(_ context.Context, ref string) (string, error) {
 		return "", fmt.Errorf("secret %s: %w; env: and file: can", ref, ErrNotHere)
 	}
 	return "", fmt.Errorf("%w: want env:NAME or file:/path", ErrReference)
+}
+
+// ownSetting tells whether a variable is one that our programs themselves connect, sign or encrypt with.
+func ownSetting(name string) bool {
+	switch name {
+	case "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "PGPASSWORD":
+		return true
+	}
+	return strings.HasPrefix(name, "TEMPORAL_") || strings.HasPrefix(name, "ALMANAC_") || strings.HasPrefix(name, "OTEL_")
 }
 
 func readFile(name string) (string, error) {

@@ -110,6 +110,9 @@ func (n node) keep(ctx context.Context, r aws.Ran) (kept, error) {
 	if err := store(output.Dir(n.OutputDir), k.ref, all, size); err != nil {
 		return kept{}, action.Errorf(action.Unavailable, "keep the output: %w", err)
 	}
+	if n.Kept != nil {
+		n.Kept()
+	}
 	return k, nil
 }
 

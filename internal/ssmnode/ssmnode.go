@@ -36,6 +36,9 @@ type Env struct {
 	// OutputDir is the output store; empty: no complete output is kept.
 	OutputDir string
 
+	// Kept is called when an output is in OutputDir; nil: nobody wants to know.
+	Kept func()
+
 	// Report takes the facts of a node to the inventory; nil: they are not reported.
 	Report func(ctx context.Context, facts inventory.Snapshot) error
 
