@@ -38,7 +38,7 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 7, "pairs of runs for the wall time per step")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of the replays to this `file`")
-	only := flag.String("only", "", "only these measures, separated by commas: wall, history, throughput, replay, compile, agent, encryption, authorization, overload, baseline, fleet")
+	only := flag.String("only", "", "only these measures, separated by commas: wall, history, throughput, replay, compile, agent, encryption, authorization, canaries, corpus, overload, baseline, fleet")
 	dir := flag.String("replay", "", "only replay the histories in this `directory`")
 	flag.Parse()
 	profileTo = *profile
@@ -175,6 +175,8 @@ func run(rounds int, only string) error {
 		{"agent", b.agent},
 		{"encryption", b.encryption},
 		{"authorization", b.authorization},
+		{"canaries", b.canaries},
+		{"corpus", b.corpus},
 		{"overload", b.overload},
 		{"baseline", b.baseline},
 		{"fleet", b.fleet},

@@ -342,6 +342,19 @@ func printFigures() {
 	w.Flush()
 }
 
+// tellProgress says every minute how far a campaign is that takes an hour.
+func tellProgress() {
+	for range time.Tick(time.Minute) {
+		figures.Lock()
+		var all tally
+		for _, r := range figures.rows {
+			all.runs, all.violations = all.runs+r.runs, all.violations+r.violations
+		}
+		fmt.Fprintf(os.Stderr, "%s  %d runs, %d violations so far\n", time.Now().Format(time.TimeOnly), all.runs, all.violations)
+		figures.Unlock()
+	}
+}
+
 // count notes what became of a run.
 func (sum *tally) count(t *testing.T, p plan, v verdict) {
 	t.Helper()

@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 	case "agent":
 		must(agentProcess())
 	default:
+		if everything() {
+			go tellProgress()
+		}
 		code := m.Run()
 		printFigures()
 		os.Exit(code)
