@@ -47,7 +47,7 @@ while getopts d:t:h option; do
 	esac
 done
 shift $((OPTIND - 1))
-case $days in '' | *[!0-9]* | 0*) fail "-t wants a number of days, not '$days'" ;; esac
+case $days in '' | *[!0-9]* | 0* | ??????*) fail "-t wants a number of days, not '$days'" ;; esac
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 command -v openssl >/dev/null || fail "needs openssl"
 
@@ -71,13 +71,16 @@ authority() {
 	echo "made    $a.crt"
 }
 
+# fits CERTIFICATE KEY tells whether they belong together: a run that was cut off may have put only one in its place.
+fits() { [ "$(openssl x509 -in "$1" -noout -pubkey 2>&1)" = "$(openssl pkey -in "$2" -pubout 2>/dev/null)" ]; }
+
 # certificate FILE AUTHORITY CN USES NAMES makes FILE.crt and FILE.key, unless there is one that is good for long enough and has these names.
 certificate() {
 	a=$dir/authorities/$2
 	had=kept
 	if [ -e "$1.crt" ] && [ -e "$1.key" ] && [ -e "$1.for" ] && [ "$(cat "$1.for")" = "$2 $3 $4 $5" ] &&
-		openssl x509 -in "$1.crt" -noout -checkend $((days * 86400 / 3)) >/dev/null &&
-		openssl verify -CAfile "$a.crt" "$1.crt" >/dev/null 2>&1; then
+		openssl x509 -in "$1.crt" -noout -checkend $((days * 86400 / 3)) >/dev/null 2>&1 &&
+		openssl verify -CAfile "$a.crt" "$1.crt" >/dev/null 2>&1 && fits "$1.crt" "$1.key"; then
 		copy "$a.crt" "$6"
 		return
 	fi
@@ -94,10 +97,12 @@ subjectAltName=$5
 END
 	quietly openssl x509 -req -sha256 -in "$1.csr.new" -CA "$a.crt" -CAkey "$a.key" -set_serial "0x0$(openssl rand -hex 15)" \
 		-days "$days" -extfile "$1.ext.new" -out "$1.crt.new"
+	fits "$1.crt.new" "$1.key.new" || fail "$1.crt.new and .key.new are not whole: is the disk full?" # openssl does not say
 	rm "$1.csr.new" "$1.ext.new"
 	mv "$1.key.new" "$1.key"
 	mv "$1.crt.new" "$1.crt"
-	echo "$2 $3 $4 $5" >"$1.for" # what to renew it with
+	echo "$2 $3 $4 $5" >"$1.for.new" # what to renew it with
+	mv "$1.for.new" "$1.for"
 	copy "$a.crt" "$6"
 	printf '%-7s %s\n' "$had" "$1.crt"
 }
@@ -110,7 +115,8 @@ names() {
 	for n in "$@"; do
 		case $n in
 		'' | *[!A-Za-z0-9.:_-]*) fail "'$n' is no host name and no address" ;;
-		*:*) list=$list,IP:$n ;;
+		*:*:*) list=$list,IP:$n ;;
+		*:*) fail "'$n': give the name or address without a port" ;;
 		*[!0-9.]*) list=$list,DNS:$n ;;
 		*) list=$list,IP:$n ;;
 		esac
@@ -127,6 +133,7 @@ servers() {
 	certificate "$dir/postgresql/tls" database postgresql serverAuth "$list" "$dir/postgresql/ca.crt"
 	if ! [ -e "$dir/server/seal.key" ]; then # ties tasks to agents; the same for all servers (docs/authorization.md)
 		openssl rand -out "$dir/server/seal.key.new" 32
+		[ "$(wc -c <"$dir/server/seal.key.new")" -eq 32 ] || fail "$dir/server/seal.key.new is not whole: is the disk full?"
 		mv "$dir/server/seal.key.new" "$dir/server/seal.key"
 		echo "made    $dir/server/seal.key"
 	fi
@@ -139,7 +146,7 @@ callers() {
 	[ $# -gt 0 ] || fail "$role wants a name"
 	for n in "$@"; do
 		case $n in '' | [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*) fail "'$n' is no name for a certificate: letters, digits, dots, _ and -, the first a letter or a digit" ;; esac
-		certificate "$dir/$role-$n/tls" clients "$n" clientAuth "URI:spiffe://almanac/$role/$n" "$dir/$role-$n/ca.crt"
+		certificate "$dir/$role-$n/tls" clients "$role" clientAuth "URI:spiffe://almanac/$role/$n" "$dir/$role-$n/ca.crt"
 		if [ "$role" = worker ]; then
 			certificate "$dir/$role-$n/database" database almanac clientAuth DNS:almanac "$dir/$role-$n/database-ca.crt"
 		fi
@@ -147,15 +154,22 @@ callers() {
 }
 
 renew() {
-	find "$dir" -name '*.for' | sort | while read -r file; do
-		read -r by cn uses list <"$file"
-		base=${file%.for}
-		case ${base##*/} in
-		tls) ca=ca.crt ;;
-		*) ca=${base##*/}-ca.crt ;;
-		esac
-		certificate "$base" "$by" "$cn" "$uses" "$list" "$(dirname "$base")/$ca"
-	done
+	find "$dir" -name '*.for' | sort | {
+		lost=
+		while read -r file; do
+			if ! read -r by cn uses list <"$file"; then # the others are renewed all the same
+				lost="$lost $file"
+				continue
+			fi
+			base=${file%.for}
+			case ${base##*/} in
+			tls) ca=ca.crt ;;
+			*) ca=${base##*/}-ca.crt ;;
+			esac
+			certificate "$base" "$by" "$cn" "$uses" "$list" "$(dirname "$base")/$ca"
+		done
+		[ -z "$lost" ] || fail "these do not say what their certificate is for, make it again by its name:$lost"
+	}
 }
 
 command=$1
@@ -166,6 +180,11 @@ trial | server | agent | worker | operator | viewer | admin) ;;
 renew) [ -d "$dir/authorities" ] || fail "there is nothing in $dir to renew" ;;
 *) usage >&2; fail "there is no command '$command'" ;;
 esac
+mkdir -p "$dir"
+if command -v flock >/dev/null; then # one at a time, on Linux: else two make half an authority each
+	exec 9>"$dir/.lock"
+	flock 9
+fi
 authority clients "Almanac: who connects, and the servers' front"
 authority inside "Almanac: servers among themselves"
 authority database "Almanac: the database"

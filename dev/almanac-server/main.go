@@ -33,7 +33,7 @@ Flags:
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // who asks twice is in a hurry: the second signal ends the process
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "almanac-server:", err)
 		os.Exit(1)
@@ -42,8 +42,8 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	m := server.Member{Log: os.Stderr}
-	// A refusal is for the log, too: it is how an intruder or a wrong certificate is seen.
-	m.Denied = func(who, method, why string) { fmt.Fprintf(os.Stderr, "denied: %s, %s: %s\n", who, method, why) }
+	// A refusal is for the log, too: it is how an intruder or a wrong certificate is seen. What he sent may be long.
+	m.Denied = func(who, method, why string) { fmt.Fprintf(os.Stderr, "denied: %s, %s: %.1000s\n", who, method, why) }
 	f := flag.NewFlagSet("almanac-server", flag.ContinueOnError)
 	f.StringVar(&m.Database, "database", cmp.Or(os.Getenv("ALMANAC_DATABASE"), "postgres://temporal@postgresql:5432"),
 		"PostgreSQL (ALMANAC_DATABASE); a password in PGPASSWORD; with an sslmode, its certificates are not those of --certificates")

@@ -7,15 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/iancoleman/strcase"
+	"github.com/jmoiron/sqlx"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -23,6 +25,7 @@ import (
 	"go.temporal.io/server/common/dynamicconfig"
 	"go.temporal.io/server/common/log"
 	"go.temporal.io/server/common/persistence/sql/sqlplugin/postgresql"
+	"go.temporal.io/server/common/persistence/sql/sqlplugin/postgresql/driver"
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/temporal"
 	"go.temporal.io/server/tools/common/schema"
@@ -45,7 +48,7 @@ type Member struct {
 	Database string
 
 	// Certificates is a directory as deploy/certificates.sh makes it for servers. Files that change are read again
-	// within the hour, but for those of the database, which count for new connections at once.
+	// within the hour, those of the database with each new connection; one of them lasts for an hour at most.
 	Certificates string
 
 	Address   string        // IP address of this member, at which the others and clients reach it
@@ -110,6 +113,9 @@ func StartMember(ctx context.Context, m Member) (_ *Server, err error) {
 	if m.SealKey, err = os.ReadFile(m.file(sealFile)); err != nil {
 		return nil, fmt.Errorf("certificates: %w", err)
 	}
+	if n := len(m.SealKey); n < 32 { // with none, each member would make up its own, and refuse what agents of the others report
+		return nil, fmt.Errorf("certificates: %s has %d bytes, want 32: copy it from where the certificates were made", m.file(sealFile), n)
+	}
 	a := Authorization{Options: m.Options, Cert: m.file(frontPair + ".crt"), Key: m.file(frontPair + ".key"), ClientCA: m.file(frontCA)}
 	if s.guard, err = frontGuard(a); err != nil {
 		return nil, err
@@ -126,6 +132,9 @@ func StartMember(ctx context.Context, m Member) (_ *Server, err error) {
 	}
 	cfg, err := m.config()
 	if err != nil {
+		return nil, err
+	}
+	if err := reach(cfg.Persistence.DataStores[mainDatabase].SQL); err != nil {
 		return nil, err
 	}
 	cfg.Global.TLS.RefreshInterval = time.Hour
@@ -222,6 +231,9 @@ func (m Member) config() (*config.Config, error) {
 	if ip := net.ParseIP(m.Address); ip == nil || ip.IsUnspecified() {
 		return nil, fmt.Errorf("address %q: want the IP address at which others reach this machine", m.Address)
 	}
+	if first, last := 1-gossipOffset, 65535-httpOffset; m.Port < first || m.Port > last {
+		return nil, fmt.Errorf("port %d: want %d to %d, since the ports around it are used too", m.Port, first, last)
+	}
 	cfg := serverConfig(ports{frontend: m.Port, http: m.Port + httpOffset, internal: m.Port + offsets[primitives.InternalFrontendService]}, nil)
 	stores := map[string]config.DataStore{}
 	for _, name := range []string{mainDatabase, visibilityDatabase} {
@@ -248,85 +260,136 @@ func (m Member) config() (*config.Config, error) {
 	return cfg, nil
 }
 
-// sql describes one of the databases.
-func (m Member) sql(database string) (*config.SQL, error) {
+// address is where one of the databases is, with all that it takes to connect.
+func (m Member) address(database string) (*url.URL, error) {
 	u, err := url.Parse(m.Database)
-	if err != nil || u.Scheme != "postgres" || u.Host == "" || u.User.Username() == "" || u.Path != "" && u.Path != "/" {
+	if err != nil || u.Scheme != "postgres" || u.Hostname() == "" || u.User.Username() == "" || u.Path != "" && u.Path != "/" {
 		return nil, errors.New("database: want postgres://USER@HOST:PORT, without a database's name") // it may have a password
 	}
-	port := u.Port()
-	if port == "" {
-		port = "5432"
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), "5432")
 	}
-	password, ok := u.User.Password()
-	if !ok {
-		password = os.Getenv("PGPASSWORD")
-	}
-	attributes := map[string]string{}
-	if !u.Query().Has("sslmode") {
-		attributes = map[string]string{
+	u.Path = "/" + database
+	attributes := u.Query()
+	if !attributes.Has("sslmode") {
+		for k, v := range map[string]string{
 			"sslmode": "verify-full", "sslrootcert": m.file(databaseCA), "sslcert": m.file(databasePair + ".crt"), "sslkey": m.file(databasePair + ".key"),
+		} {
+			if !attributes.Has(k) {
+				attributes.Set(k, v)
+			}
 		}
 	}
-	for k := range u.Query() {
-		attributes[k] = u.Query().Get(k)
+	u.RawQuery = attributes.Encode()
+	return u, nil
+}
+
+// sql describes one of the databases.
+func (m Member) sql(database string) (*config.SQL, error) {
+	u, err := m.address(database)
+	if err != nil {
+		return nil, err
 	}
 	return &config.SQL{
-		PluginName: postgresql.PluginNamePGX, ConnectProtocol: "tcp", ConnectAddr: net.JoinHostPort(u.Hostname(), port),
-		User: u.User.Username(), Password: password, DatabaseName: database, ConnectAttributes: maps.Clone(attributes),
+		Connect: func(c *config.SQL) (*sqlx.DB, error) { return connect(u.String(), c) },
+		// What follows but the limits is for messages: Connect has all that it needs.
+		PluginName: postgresql.PluginNamePGX, ConnectProtocol: "tcp", ConnectAddr: u.Host, User: u.User.Username(), DatabaseName: database,
 		MaxConns: 20, MaxIdleConns: 20, MaxConnLifetime: time.Hour,
 	}, nil
 }
 
+// connect makes a pool of connections as Temporal does it, but that each reads the certificate's files: Temporal reads them once, and
+// a member would show an expired certificate after a month, whatever is in the files.
+func connect(address string, limits *config.SQL) (*sqlx.DB, error) {
+	db, err := (&driver.PGXDriver{}).CreateRefreshableConnection(func() (string, error) { return address, nil })
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(limits.MaxConns)
+	db.SetMaxIdleConns(limits.MaxIdleConns)
+	db.SetConnMaxLifetime(limits.MaxConnLifetime)
+	db.MapperFunc(strcase.ToSnake) // columns are named so
+	return db, nil
+}
+
 // MakeSchema makes the databases and brings their tables up to this server's version; one that is up to date stays
 // as it is. Members of the version before go on with it: make it first, then start the new members. It also makes an
-// empty database for control workers, and a role for it. Do not run two at once.
+// empty database for control workers, and a role for it. The role in Database needs no more than to make databases and roles. What
+// was cut off is completed by the next; of several at once one works, and the others wait.
 func MakeSchema(ctx context.Context, m Member) error {
 	logger := newLogger(m.Log)
-	err := m.connected("postgres", logger, func(c *sqltool.Connection) error {
+	return m.connected("postgres", logger, func(c *sqltool.Connection) error {
+		// Held until the connection ends. The number is ours, and means nothing.
+		if err := c.Exec("SELECT pg_advisory_lock(7233072340)"); err != nil {
+			return fmt.Errorf("wait for another who makes the tables: %w", err)
+		}
 		for _, name := range []string{mainDatabase, visibilityDatabase, inventoryDatabase} {
 			if err := c.CreateDatabase(name); err != nil {
 				return fmt.Errorf("make database %s: %w", name, err)
 			}
 		}
-		const role = `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '` + inventoryDatabase + `') THEN CREATE ROLE ` + inventoryDatabase + ` LOGIN; END IF; END $$`
-		if err := c.Exec(role); err != nil {
-			return fmt.Errorf("make role %s: %w", inventoryDatabase, err)
+		if err := c.Exec(inventoryRights); err != nil {
+			return fmt.Errorf("role %s, and its rights: %w", inventoryDatabase, err)
 		}
-		// Of its own database a role may do all, in the others nothing.
-		for _, statement := range []string{
-			"ALTER DATABASE " + inventoryDatabase + " OWNER TO " + inventoryDatabase,
-			"REVOKE CONNECT ON DATABASE " + mainDatabase + ", " + visibilityDatabase + " FROM PUBLIC",
-		} {
-			if err := c.Exec(statement); err != nil {
-				return fmt.Errorf("rights of role %s: %w", inventoryDatabase, err)
+		for database, name := range map[string]string{mainDatabase: "postgresql/v12/temporal", visibilityDatabase: "postgresql/v12/visibility"} {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := m.connected(database, logger, func(c *sqltool.Connection) error { return makeTables(repeatable{c}, name, logger) }); err != nil {
+				return fmt.Errorf("tables of database %s: %w", database, err)
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for database, name := range map[string]string{mainDatabase: "postgresql/v12/temporal", visibilityDatabase: "postgresql/v12/visibility"} {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := m.connected(database, logger, func(c *sqltool.Connection) error {
-			if err := schema.NewSetupSchemaTask(c, &schema.SetupConfig{InitialVersion: "0.0"}, logger).Run(); err != nil {
-				return err
-			}
-			return schema.NewUpdateSchemaTask(c, &schema.UpdateConfig{SchemaName: name}, logger).Run()
-		})
-		if err != nil {
-			return fmt.Errorf("tables of database %s: %w", database, err)
-		}
-	}
-	return nil
 }
 
+// Of its own database the role may do all, in the others nothing. Who is no superuser gives a database only to a role that he is
+// a member of.
+const inventoryRights = `DO $$ BEGIN
+	IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '` + inventoryDatabase + `') THEN
+		CREATE ROLE ` + inventoryDatabase + ` LOGIN;
+	END IF;
+	IF (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '` + inventoryDatabase + `') <> '` + inventoryDatabase + `' THEN
+		GRANT ` + inventoryDatabase + ` TO CURRENT_USER;
+		ALTER DATABASE ` + inventoryDatabase + ` OWNER TO ` + inventoryDatabase + `;
+	END IF;
+	REVOKE CONNECT ON DATABASE ` + mainDatabase + `, ` + visibilityDatabase + ` FROM PUBLIC;
+END $$`
+
+// repeatable completes tables that were left half made. Temporal's steps pass over what is there already, but for rows.
+type repeatable struct{ *sqltool.Connection }
+
+func (r repeatable) Exec(statement string, args ...any) error {
+	if strings.HasPrefix(statement, "INSERT ") {
+		statement = strings.TrimRight(statement, "; \n") + " ON CONFLICT DO NOTHING"
+	}
+	return r.Connection.Exec(statement, args...)
+}
+
+func makeTables(c schema.DB, name string, logger log.Logger) error {
+	if err := schema.NewSetupSchemaTask(c, &schema.SetupConfig{InitialVersion: "0.0"}, logger).Run(); err != nil {
+		return err
+	}
+	return schema.NewUpdateSchemaTask(c, &schema.UpdateConfig{SchemaName: name}, logger).Run()
+}
+
+// reach says why a database cannot be reached: Temporal's own connections only log it.
+func reach(cfg *config.SQL) error {
+	db, err := cfg.Connect(cfg)
+	if err != nil {
+		return fmt.Errorf("connect to database %s at %s: %w", cfg.DatabaseName, cfg.ConnectAddr, err)
+	}
+	return db.Close()
+}
+
+// connected does something with one connection: a lock that it takes is kept until the end.
 func (m Member) connected(database string, logger log.Logger, do func(*sqltool.Connection) error) error {
 	cfg, err := m.sql(database)
 	if err != nil {
+		return err
+	}
+	cfg.MaxConns, cfg.MaxIdleConns, cfg.MaxConnLifetime = 1, 1, 0
+	if err := reach(cfg); err != nil {
 		return err
 	}
 	c, err := sqltool.NewConnection(cfg, logger)

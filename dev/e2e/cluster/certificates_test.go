@@ -3,8 +3,10 @@
 package cluster
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -212,6 +214,8 @@ func TestCertificatesRefused(t *testing.T) {
 		{"agent ../x", "no name"},
 		{"operator a,URI:spiffe://almanac/admin/a", "no name"},
 		{"server a,IP:1.2.3.4", "no host name"},
+		{"server temporal-1:7233", "without a port"},
+		{"-t 99999999999999999999 agent a", "number of days"},
 		{"server", "names and addresses"},
 		{"-t 0 agent a", "number of days"},
 		{"-t x agent a", "number of days"},
@@ -226,5 +230,77 @@ func TestCertificatesRefused(t *testing.T) {
 	}
 	if out, err := script(t, t.TempDir(), "help"); err != nil || !strings.Contains(out, "Examples:") {
 		t.Errorf("help: %v\n%s", err, out)
+	}
+}
+
+// A run that was cut off, or met another, leaves nothing that stays wrong.
+func TestCertificatesMended(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ends := make(chan error)
+	for range 2 {
+		go func() {
+			out, err := script(t, dir, "trial")
+			if err != nil {
+				err = fmt.Errorf("%w\n%s", err, out)
+			}
+			ends <- err
+		}()
+	}
+	for range 2 {
+		if err := <-ends; err != nil {
+			t.Errorf("two at once: %v", err)
+		}
+	}
+	fits := func(what string) {
+		t.Helper()
+		pairs, err := filepath.Glob(filepath.Join(dir, "*", "*.crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, file := range pairs {
+			if key := strings.TrimSuffix(file, ".crt") + ".key"; !strings.HasSuffix(file, "ca.crt") {
+				n++
+				if _, err := tls.LoadX509KeyPair(file, key); err != nil {
+					t.Errorf("%s: %s: %v", what, file, err)
+				}
+			}
+		}
+		if n != 15 {
+			t.Errorf("%s: %d pairs, want 15", what, n)
+		}
+	}
+	fits("two at once")
+	if out := must(t, dir, "renew"); out != "" {
+		t.Errorf("two at once left something to renew:\n%s", out)
+	}
+	// The key is put in its place before the certificate.
+	other, err := os.ReadFile(filepath.Join(dir, "agent-web-2", "tls.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "agent-web-1", "tls.key"), other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, dir, "renew")
+	fits("cut off between key and certificate")
+	if err := os.WriteFile(filepath.Join(dir, "agent-web-1", "tls.for"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "viewer-ui", "tls.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := script(t, dir, "renew"); err == nil || !strings.Contains(out, "agent-web-1/tls.for") {
+		t.Errorf("nobody knows what it is for: %v\n%s", err, out)
+	}
+	fits("one that nobody knows keeps no other from being renewed")
+	must(t, dir, "agent", "web-1")
+	must(t, dir, "renew")
+	// All ids that a node may have.
+	long := strings.Repeat("n", 128)
+	must(t, dir, "agent", long, "A.b_c-1")
+	if got := read(t, filepath.Join(dir, "agent-"+long, "tls.crt")).URIs[0].String(); got != "spiffe://almanac/agent/"+long {
+		t.Errorf("a long id: %s", got)
 	}
 }

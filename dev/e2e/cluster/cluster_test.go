@@ -125,6 +125,7 @@ func TestCluster(t *testing.T) {
 	// Who connects anew, as all do now, shows the new certificate.
 	h.certificates("certificates", "-t", "200", "agent", "web-1", "web-2")
 	h.certificates("certificates", "-t", "200", "worker", "w1", "w2")
+	h.renewDatabase()
 	for i, server := range h.servers {
 		id := fmt.Sprintf("server-%d", i+1)
 		begin(id, "web-2", i == 0, there...)

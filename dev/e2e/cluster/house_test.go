@@ -124,13 +124,8 @@ func settle(t *testing.T, programs string) *house {
 	t.Helper()
 	h := &house{t: t, programs: programs, dir: t.TempDir(), agents: map[string]*process{}, begun: time.Now()}
 	h.net = newNetwork(t)
-	// PostgreSQL's user has to pass, and the test's directories are in one of its own.
-	for _, dir := range []string{h.dir, filepath.Dir(h.dir)} {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	h.certificates("certificates", "server", h.net.address(server1), h.net.address(server2), h.net.address(database))
+	open(t, h.dir)
+	h.serverCertificates()
 	h.certificates("certificates", append([]string{"agent"}, nodes...)...)
 	h.certificates("certificates", "worker", "w1", "w2")
 	h.certificates("certificates", "operator", "ana")
@@ -178,8 +173,14 @@ func settle(t *testing.T, programs string) *house {
 
 const postgresPort = 5432
 
-func (h *house) startPostgres() {
-	t := h.t
+// account is who runs PostgreSQL, which refuses root.
+type account struct {
+	root     bool
+	uid, gid int
+}
+
+// postgresql finds PostgreSQL's programs, and who may run them.
+func postgresql(t *testing.T) (bin string, a account) {
 	t.Helper()
 	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(bins) == 0 {
@@ -188,39 +189,59 @@ func (h *house) startPostgres() {
 		}
 		t.Fatal("there is no PostgreSQL: install the package postgresql")
 	}
-	bin := filepath.Dir(bins[len(bins)-1])
-	dir := filepath.Join(h.dir, "postgresql")
-	attr := func() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+	if a.root = os.Geteuid() == 0; a.root {
+		who, err := user.Lookup("postgres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.uid, _ = strconv.Atoi(who.Uid)
+		a.gid, _ = strconv.Atoi(who.Gid)
+	}
+	return filepath.Dir(bins[len(bins)-1]), a
+}
+
+func (a account) command(dir, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir, cmd.SysProcAttr = dir, &syscall.SysProcAttr{}
+	if a.root {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
+	}
+	return cmd
+}
+
+func (a account) own(t *testing.T, file string) {
+	t.Helper()
+	if a.root {
+		if err := os.Chown(file, a.uid, a.gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (a account) mkdir(t *testing.T, dir string) {
+	t.Helper()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	a.own(t, dir)
+}
+
+func (h *house) startPostgres() {
+	t := h.t
+	t.Helper()
+	bin, run := postgresql(t)
+	dir := filepath.Join(h.dir, "postgresql")
+	run.mkdir(t, dir)
 	for _, file := range []string{"tls.crt", "tls.key", "ca.crt"} { // as the image's entry point does it: its own copy
 		text, err := os.ReadFile(h.cert("postgresql", file))
 		if err != nil {
 			t.Fatal(err)
 		}
 		h.write(filepath.Join("postgresql", file), string(text))
-	}
-	if os.Geteuid() == 0 { // PostgreSQL refuses root
-		who, err := user.Lookup("postgres")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(who.Uid)
-		gid, _ := strconv.Atoi(who.Gid)
-		for _, file := range []string{"", "tls.crt", "tls.key", "ca.crt"} {
-			if err := os.Chown(filepath.Join(dir, file), uid, gid); err != nil {
-				t.Fatal(err)
-			}
-		}
-		attr = func() *syscall.SysProcAttr {
-			return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-		}
+		run.own(t, filepath.Join(dir, file))
 	}
 	data := filepath.Join(dir, "data")
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "temporal", "-N", "-E", "UTF8", "--locale=C.UTF-8")
-	initdb.SysProcAttr, initdb.Dir = attr(), dir
-	h.must(initdb)
+	h.must(run.command(dir, filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "temporal", "-N", "-E", "UTF8", "--locale=C.UTF-8"))
 	hba, err := os.ReadFile("../../../deploy/pg_hba.conf")
 	if err != nil {
 		t.Fatal(err)
@@ -230,16 +251,41 @@ func (h *house) startPostgres() {
 		t.Fatal(err)
 	}
 	h.postgres = h.process("postgres", func() *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-p", strconv.Itoa(postgresPort), "-c", "listen_addresses="+h.net.address(database),
+		return run.command(dir, filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-p", strconv.Itoa(postgresPort), "-c", "listen_addresses="+h.net.address(database),
 			"-c", "ssl=on", "-c", "ssl_cert_file="+dir+"/tls.crt", "-c", "ssl_key_file="+dir+"/tls.key", "-c", "ssl_ca_file="+dir+"/ca.crt",
-			"-c", "hba_file="+filepath.Join(h.dir, "pg_hba.conf"), "-c", "max_connections=200")
-		cmd.SysProcAttr, cmd.Dir = attr(), dir
-		return cmd
+			"-c", "hba_file="+filepath.Join(h.dir, "pg_hba.conf"), "-c", "max_connections=400")
 	})
 	h.until("PostgreSQL answers", time.Minute, func() bool {
 		return exec.Command(filepath.Join(bin, "pg_isready"), "-h", dir, "-p", strconv.Itoa(postgresPort)).Run() == nil
 	})
 	h.say("PostgreSQL answers")
+}
+
+func (h *house) serverCertificates() {
+	h.t.Helper()
+	h.certificates("certificates", "server", h.net.address(server1), h.net.address(server2), h.net.address(database))
+}
+
+// renewDatabase gives the members a new certificate for the database, and sees that their next connections show it.
+func (h *house) renewDatabase() {
+	h.t.Helper()
+	sql := func(query string) string {
+		h.t.Helper()
+		cmd := exec.Command("psql", "-h", filepath.Join(h.dir, "postgresql"), "-p", strconv.Itoa(postgresPort), "-U", "temporal", "-d", "postgres", "-Atc", query)
+		cmd.Env = environment()
+		return strings.TrimSpace(h.must(cmd))
+	}
+	if err := os.Remove(h.cert("server", "database.crt")); err != nil {
+		h.t.Fatal(err)
+	}
+	h.serverCertificates()
+	sql("SELECT pg_terminate_backend(pid) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE client_dn LIKE '%CN=temporal'")
+	want, got := read(h.t, h.cert("server", "database.crt")).SerialNumber.String(), ""
+	h.until("the servers show their new certificate to the database", time.Minute, func() bool {
+		got = sql("SELECT string_agg(DISTINCT client_serial::text, ' ') FROM pg_stat_ssl WHERE client_dn LIKE '%CN=temporal'")
+		return got == want
+	})
+	h.say("the servers' new certificate for the database is in use")
 }
 
 // server is the program almanac-server at an address.
