@@ -88,14 +88,18 @@ With -o json each line is one JSON object with step, target and line.`,
 }
 
 // logRef is one output of an execution.
-type logRef struct{ step, target, ref string }
+type logRef struct {
+	step, target, ref string
+
+	running bool // a command writes it
+}
 
 // refs lists the outputs that a View points to, in the order of its steps.
 func refs(v workflows.View) []logRef {
 	var all []logRef
 	add := func(step, target, ref string) {
 		if ref != "" {
-			all = append(all, logRef{strings.TrimSuffix(step, "@"+target), target, ref})
+			all = append(all, logRef{step: strings.TrimSuffix(step, "@"+target), target: target, ref: ref})
 		}
 	}
 	for _, s := range v.Steps {
@@ -171,7 +175,7 @@ func ofRef(ref string) logRef {
 	if i := strings.LastIndexByte(step, '#'); i > 0 { // how often it was scheduled
 		step = step[:i]
 	}
-	return logRef{strings.TrimSuffix(step, "@"+target), target, ref}
+	return logRef{step: strings.TrimSuffix(step, "@"+target), target: target, ref: ref}
 }
 
 // globQuote makes a file name that pattern which matches only itself.
@@ -209,12 +213,22 @@ func (s *server) outputs(ctx context.Context, v workflows.View, id, target strin
 			all = append(all, l)
 		}
 	}
-	seen := map[string]bool{}
-	return slices.DeleteFunc(all, func(l logRef) bool {
-		dup := seen[l.ref]
-		seen[l.ref] = true
-		return dup
-	})
+	return unique(all)
+}
+
+// unique keeps the first of each output; it is running if any says so.
+func unique(all []logRef) []logRef {
+	at := map[string]int{}
+	var kept []logRef
+	for _, l := range all {
+		if i, ok := at[l.ref]; ok {
+			kept[i].running = kept[i].running || l.running
+			continue
+		}
+		at[l.ref] = len(kept)
+		kept = append(kept, l)
+	}
+	return kept
 }
 
 func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error {
@@ -251,7 +265,7 @@ func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error
 				if t.State == workflows.StateFailed {
 					f.only[[2]string{t.Step, t.Target}] = true
 					if t.Ref != "" {
-						found = append(found, logRef{t.Step, t.Target, t.Ref})
+						found = append(found, logRef{step: t.Step, target: t.Target, ref: t.Ref})
 					}
 				}
 			}
@@ -259,7 +273,12 @@ func (a *app) logs(ctx context.Context, s *server, id string, f logFilter) error
 		if (ended || !f.follow) && f.target != "" && !slices.ContainsFunc(found, f.fits) {
 			found = append(found, s.likely(ctx, id, f.target)...)
 		}
+		clear(far.running)
 		for _, ref := range found {
+			if ref.running {
+				far.running[ref.ref] = true
+			}
+			ref.running = false // it will have ended
 			all[ref] = true
 			if !known[ref.ref] && f.fits(ref) {
 				known[ref.ref] = true
@@ -425,7 +444,10 @@ func seekTail(file output.Reader, n int) error {
 	for at := end; at > 0; {
 		from := max(0, at-block)
 		b := buf[:at-from]
-		if _, err := file.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
+		if read, err := file.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		} else if read < len(b) { // it is shorter than its node said: what is known to be there is printed
+			_, err := file.Seek(at, io.SeekStart)
 			return err
 		}
 		for i := len(b) - 1; i >= 0; i-- {

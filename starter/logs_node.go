@@ -31,13 +31,15 @@ const (
 
 // farOutputs reads outputs from the central store, or on their nodes.
 type farOutputs struct {
-	ask    func(ctx context.Context, activity, node string, in, out any) error
-	ctx    context.Context
-	most   int  // outputs; 0: any number
-	last   bool // all that is there is wanted now; nothing comes after
-	refs   []string
-	failed map[string]farFailure // by node that does not answer
-	none   map[string]farFailure // by reference: it is not where it was looked for, with the reason
+	ask  func(ctx context.Context, activity, node string, in, out any) error
+	ctx  context.Context
+	most int  // outputs; 0: any number
+	last bool // all that is there is wanted now; nothing comes after
+	refs []string
+	// running holds what is being written: of an earlier attempt's output the central store may have a part.
+	running map[string]bool
+	failed  map[string]farFailure // by node that does not answer
+	none    map[string]farFailure // by reference: it is not where it was looked for, with the reason
 }
 
 type farFailure struct {
@@ -46,7 +48,7 @@ type farFailure struct {
 }
 
 func newFarOutputs(ctx context.Context, s *server, f logFilter) *farOutputs {
-	far := &farOutputs{ctx: ctx, ask: s.ask, most: mostFar, failed: map[string]farFailure{}, none: map[string]farFailure{}}
+	far := &farOutputs{ctx: ctx, ask: s.ask, most: mostFar, running: map[string]bool{}, failed: map[string]farFailure{}, none: map[string]farFailure{}}
 	if f.target != "" {
 		far.most = 0
 	}
@@ -137,22 +139,24 @@ func (r *farOutput) fetch(offset int64) error {
 	if out.Offset == offset {
 		r.part, r.begin = b, offset
 	}
-	r.size, r.ended, r.final = out.Size, out.Ended, r.far.last
+	r.size, r.ended, r.final = max(out.Size, 0), out.Ended, r.far.last
 	return nil
 }
 
 // read asks the control worker, which has what is in the central store and what ran through Systems Manager, and
-// then the node: in the other order if it was there before, since it still grows.
+// then the node: in the other order if it was there before or is being written, since it grows there.
 func (r *farOutput) read(ctx context.Context, in host.OutputReadInput) (host.OutputReadOutput, error) {
 	ask := func(node string) (out host.OutputReadOutput, err error) {
 		return out, r.far.ask(ctx, workflows.ActionReadOutput, node, in, &out)
 	}
 	first, second := "", r.target
-	if r.there {
+	nodeFirst := r.there || r.far.running[r.ref]
+	if nodeFirst {
 		first, second = second, first
 	}
 	out, err := ask(first)
 	if err == nil {
+		r.there = first != ""
 		return out, nil
 	}
 	out, other := ask(second)
@@ -162,7 +166,7 @@ func (r *farOutput) read(ctx context.Context, in host.OutputReadInput) (host.Out
 	}
 	// Of two reasons the node's is told, unless the central store had it once.
 	central, node := err, other
-	if r.there {
+	if nodeFirst {
 		central, node = other, err
 	}
 	if strings.Contains(central.Error(), "expired on ") {
@@ -272,6 +276,7 @@ func (s *server) running(ctx context.Context, id, target string) []logRef {
 		}
 		if ref := outputOf(detail); ref != "" {
 			if l := ofRef(ref); target == "" || l.target == target {
+				l.running = true
 				all = append(all, l)
 			}
 		}
@@ -289,7 +294,7 @@ func (s *server) likely(ctx context.Context, id, target string) []logRef {
 	var all []logRef
 	for _, t := range targets {
 		if t.Target == target && (t.State == workflows.StateSucceeded || t.State == workflows.StateFailed || t.State == workflows.StateRunning) {
-			all = append(all, logRef{t.Step, target, cmp.Or(t.Ref, output.Ref(id, t.Step, target))})
+			all = append(all, logRef{step: t.Step, target: target, ref: cmp.Or(t.Ref, output.Ref(id, t.Step, target))})
 		}
 	}
 	return all

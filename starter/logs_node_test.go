@@ -128,7 +128,7 @@ func TestFarOutputOfNodeThatIsAway(t *testing.T) {
 	n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}, down: true}
 	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, most: 2, failed: map[string]farFailure{}, none: map[string]farFailure{}}
 	for i := range 3 {
-		_, err := far.open(logRef{"s", "far-1", output.Ref("x", fmt.Sprint("s", i), "far-1")})
+		_, err := far.open(logRef{step: "s", target: "far-1", ref: output.Ref("x", fmt.Sprint("s", i), "far-1")})
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
 		}
@@ -140,7 +140,7 @@ func TestFarOutputOfNodeThatIsAway(t *testing.T) {
 	ref := output.Ref("x", "s", "far-1")
 	write(t, output.Dir(n.node.OutputDir), ref, "first\n")
 	far.failed["far-1"] = farFailure{errors.New("away"), time.Now().Add(-deafFor)}
-	r, err := far.open(logRef{"s", "far-1", ref})
+	r, err := far.open(logRef{step: "s", target: "far-1", ref: ref})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestFarOutputOfNodeThatIsAway(t *testing.T) {
 	}
 	// Only so many without a --target.
 	for i := range 3 {
-		_, _ = far.open(logRef{"s", fmt.Sprint("n", i), output.Ref("x", "s", fmt.Sprint("n", i))})
+		_, _ = far.open(logRef{step: "s", target: fmt.Sprint("n", i), ref: output.Ref("x", "s", fmt.Sprint("n", i))})
 	}
 	if !strings.Contains(far.why(), "--target") {
 		t.Error(far.why())
@@ -168,7 +168,7 @@ func TestCentralOutput(t *testing.T) {
 	far := &farOutputs{ask: n.ask, ctx: t.Context(), failed: map[string]farFailure{}, none: map[string]farFailure{}}
 	sent, growing := output.Ref("x", "sent", "far-1"), output.Ref("x", "growing", "far-1")
 	write(t, n.central, sent, "it was sent\n")
-	r, err := far.open(logRef{"sent", "far-1", sent})
+	r, err := far.open(logRef{step: "sent", target: "far-1", ref: sent})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestCentralOutput(t *testing.T) {
 	}
 	n.down = false
 	write(t, output.Dir(n.node.OutputDir), growing, "first\n")
-	if r, err = far.open(logRef{"growing", "far-1", growing}); err != nil {
+	if r, err = far.open(logRef{step: "growing", target: "far-1", ref: growing}); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := io.ReadAll(r); string(b) != "first\n" || err != nil {
@@ -205,14 +205,98 @@ func TestExpiredOutput(t *testing.T) {
 		}
 		far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, failed: map[string]farFailure{}, none: map[string]farFailure{}}
 		open := (&app{}).opener(here, far)
-		if _, err := open(logRef{"old", "far-1", ref}); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := open(logRef{step: "old", target: "far-1", ref: ref}); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", where, err)
 		}
 		if why := far.why(); !strings.Contains(why, "far-1: output x/old/far-1.log "+note) {
 			t.Errorf("%s: %s", where, why)
 		}
-		if _, err := open(logRef{"new", "far-1", other}); err != nil {
+		if _, err := open(logRef{step: "new", target: "far-1", ref: other}); err != nil {
 			t.Errorf("%s: the other output: %v", where, err)
+		}
+	}
+}
+
+// Of a step that is tried again the central store has what the first attempt wrote: what comes now is read on the node, also by
+// who has begun to read before, and without its node there is still the beginning.
+func TestCentralOutputOfAnotherAttempt(t *testing.T) {
+	n := &farNode{t: t, node: host.Node{ID: "far-1", OutputDir: t.TempDir()}, central: output.Dir(t.TempDir())}
+	ref := output.Ref("x", "retried", "far-1")
+	write(t, n.central, ref, "first\n")
+	write(t, output.Dir(n.node.OutputDir), ref, "first\n")
+	for _, began := range []bool{false, true} {
+		far := &farOutputs{ask: n.ask, ctx: t.Context(), running: map[string]bool{}, failed: map[string]farFailure{}, none: map[string]farFailure{}}
+		far.running[ref] = !began
+		r, err := far.open(logRef{step: "retried", target: "far-1", ref: ref})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		if string(got) != strings.Repeat("first\n", len(got)/6) || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+		write(t, output.Dir(n.node.OutputDir), ref, "second\n")
+		far.running[ref] = true
+		r.(*farOutput).next = time.Time{}
+		rest, err := io.ReadAll(r)
+		if err != nil || !strings.HasSuffix(string(got)+string(rest), "second\n") {
+			t.Errorf("began before: %t: %q, then %q, %v", began, got, rest, err)
+		}
+	}
+	n.down = true
+	far := &farOutputs{ask: n.ask, ctx: t.Context(), last: true, running: map[string]bool{ref: true}, failed: map[string]farFailure{}, none: map[string]farFailure{}}
+	r, err := far.open(logRef{step: "retried", target: "far-1", ref: ref})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); string(b) != "first\n" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// An output that two sources name is one, and is running if one of them says so.
+func TestUniqueOutputs(t *testing.T) {
+	a := logRef{step: "s", target: "n", ref: "x/s/n.log"}
+	running := a
+	running.running = true
+	if got := unique([]logRef{a, running}); len(got) != 1 || got[0] != running {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A node that says it has more than it has, or less than nothing, ends no starter's day.
+func TestFarOutputOfImpossibleSize(t *testing.T) {
+	ref := output.Ref("x", "s", "far-1")
+	for _, size := range []int64{-1, 1 << 20, 1 << 62} {
+		asked := 0
+		ask := func(_ context.Context, _, node string, in, out any) error {
+			if node == "" {
+				return &refusal{string(action.NotFound), "the output is on its node"}
+			}
+			if asked++; asked > 20 {
+				return errors.New("asked for ever")
+			}
+			got := out.(*host.OutputReadOutput)
+			*got = host.OutputReadOutput{Offset: in.(host.OutputReadInput).Offset, Size: size, Ended: true}
+			if got.Offset == 0 {
+				got.Data = "one\ntwo\n"
+			}
+			return nil
+		}
+		for _, tail := range []int{-1, 1} {
+			asked = 0
+			far := &farOutputs{ask: ask, ctx: t.Context(), last: true, failed: map[string]farFailure{}, none: map[string]farFailure{}}
+			var b strings.Builder
+			a := &app{stdout: &b}
+			r := &logReader{logRef: logRef{step: "s", target: "far-1", ref: ref}}
+			err := r.open(a.opener(output.Dir(t.TempDir()), far), tail)
+			if err == nil {
+				err = r.print(a, false, true)
+				r.close()
+			}
+			if err != nil {
+				t.Errorf("size %d, last lines %d: %v", size, tail, err)
+			}
 		}
 	}
 }

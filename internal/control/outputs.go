@@ -12,6 +12,9 @@ import (
 	"log/slog"
 	"path"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.temporal.io/api/common/v1"
@@ -43,8 +46,50 @@ type Central struct {
 }
 
 // openCentral opens the central store; nil if there is none. A store that refuses is an error; one that does
-// not answer is tried again when it is needed.
+// not answer is tried again when it is needed: executions do not wait for it.
 func openCentral(ctx context.Context, c Central, log *slog.Logger) (output.Central, func(), error) {
+	store, done, err := newCentral(ctx, c)
+	if store == nil || err != nil {
+		return nil, done, err
+	}
+	switch err := check(ctx, store); {
+	case err != nil && refuses(err):
+		done()
+		return nil, nil, err
+	case err != nil:
+		log.Warn("the output store cannot be used at the moment; it is tried again when it is needed", "error", err)
+	}
+	return store, done, nil
+}
+
+// checkFor is how long the start of a worker waits for the central store.
+const checkFor = 30 * time.Second
+
+// check is the store's Check, which a directory of a network that is away may not return from.
+func check(ctx context.Context, store output.Central) error {
+	ctx, cancel := context.WithTimeout(ctx, checkFor)
+	defer cancel()
+	checked := make(chan error, 1)
+	go func() { checked <- store.Check(ctx) }()
+	select {
+	case err := <-checked:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("output store: %w", ctx.Err())
+	}
+}
+
+// refuses tells whether the error of a store is one that stays until somebody changes something.
+func refuses(err error) bool {
+	var no *awsapi.Error
+	if errors.As(err, &no) {
+		return no.Class == awsapi.Denied || no.Class == awsapi.NotFound || no.Class == awsapi.Invalid
+	}
+	return postgres.Refused(err) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EROFS)
+}
+
+// newCentral makes the central store that is asked for, without calling it, and what closes it.
+func newCentral(ctx context.Context, c Central) (output.Central, func(), error) {
 	nothing := func() {}
 	switch {
 	case c.Endpoint != "" && !strings.HasPrefix(c.Address, "s3://"):
@@ -52,7 +97,7 @@ func openCentral(ctx context.Context, c Central, log *slog.Logger) (output.Centr
 	case c.Address == "":
 		return nil, nothing, nil
 	case postgres.Is(c.Address):
-		s, err := postgres.Open(ctx, c.Address)
+		s, err := postgres.New(c.Address)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -65,16 +110,6 @@ func openCentral(ctx context.Context, c Central, log *slog.Logger) (output.Centr
 		s, err := s3.New(aws, aws.Models(), c.Address)
 		if err != nil {
 			return nil, nil, err
-		}
-		short, cancel := context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
-		err = s.Check(short)
-		var no *awsapi.Error
-		if errors.As(err, &no) && (no.Class == awsapi.Denied || no.Class == awsapi.NotFound || no.Class == awsapi.Invalid) {
-			return nil, nil, err
-		}
-		if err != nil {
-			log.Warn("the output store does not answer; it is tried again when it is needed", "error", err)
 		}
 		return s, nothing, nil
 	case strings.Contains(c.Address, "://"):
@@ -91,7 +126,9 @@ type archivist struct {
 	limits   retain.Limits
 	log      *slog.Logger
 	places   chan struct{} // one for each output that is being fetched
+	fetching sync.Map      // the nodes of these, as files are named: a node has one place
 	stopping <-chan struct{}
+	away     atomic.Pointer[away] // nil: the store has not failed yet
 
 	// ask reads a part of an output on its node.
 	ask func(ctx context.Context, node string, in host.OutputReadInput) (host.OutputReadOutput, error)
@@ -101,7 +138,24 @@ type archivist struct {
 // would take the place of an execution's work: its node comes again.
 const fetches = 8
 
-var errBusy = fmt.Errorf("the control worker fetches %d other outputs at the moment", fetches)
+// away says that the store did not answer, and until when nobody tries again. Else, while it is away, all nodes' tellings wait for it
+// at once, in the places of executions' work.
+type away struct {
+	err   error
+	until time.Time
+}
+
+func (a *away) Error() string { return a.err.Error() }
+
+const (
+	answerWithin = 30 * time.Second // of the store, about a small output
+	awayFor      = 30 * time.Second
+)
+
+var (
+	errBusy  = fmt.Errorf("the control worker fetches %d other outputs at the moment", fetches)
+	errTwice = errors.New("the control worker fetches another output of this node at the moment")
+)
 
 // newArchivist makes an archivist that begins nothing more when ctx ends.
 func newArchivist(ctx context.Context, o Options, store output.Central) *archivist {
@@ -173,6 +227,9 @@ func (a *archivist) action() action.Action {
 				if err := output.Check(k.Ref); err != nil || !output.OfTarget(k.Ref, id) {
 					return output.KeepOutput{}, action.Errorf(action.Denied, "output %q is none of node %s", k.Ref, id)
 				}
+				if k.Size < 0 {
+					return output.KeepOutput{}, action.Errorf(action.Invalid, "output %q has %d bytes", k.Ref, k.Size)
+				}
 			}
 			return a.keep(ctx, in.Outputs, func(ctx context.Context, k output.Kept) (io.ReadCloser, error) {
 				return io.NopCloser(&fetched{ctx: ctx, a: a, node: id, ref: k.Ref}), nil
@@ -198,13 +255,21 @@ func (a *archivist) keep(ctx context.Context, outputs []output.Kept, open func(c
 		}
 	}()
 	for _, k := range outputs {
+		if gone := a.away.Load(); gone != nil && time.Now().Before(gone.until) {
+			out.Failed[k.Ref] = gone.Error()
+			continue
+		}
 		err := a.one(ctx, k, open)
 		if ctx.Err() != nil {
 			return out, context.Cause(ctx)
 		}
 		if err != nil {
 			out.Failed[k.Ref] = err.Error()
-			if !errors.Is(err, errBusy) {
+			var gone *away
+			if errors.As(err, &gone) {
+				a.away.Store(gone)
+			}
+			if !errors.Is(err, errBusy) && !errors.Is(err, errTwice) {
 				a.log.Warn("an output is not in the central store; it is tried again", "output", k.Ref, "error", err)
 			}
 			continue
@@ -215,17 +280,28 @@ func (a *archivist) keep(ctx context.Context, outputs []output.Kept, open func(c
 }
 
 func (a *archivist) one(ctx context.Context, k output.Kept, open func(context.Context, output.Kept) (io.ReadCloser, error)) error {
-	// It may be there already, since all this is done at least once. An output only grows.
-	size, err := a.store.Size(ctx, k.Ref)
+	// It may be there already, since all this is done at least once. An output only grows, unless it was begun anew.
+	soon, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	size, err := a.store.Size(soon, k.Ref)
 	switch {
-	case err == nil && size >= k.Size:
+	case err == nil && size >= k.Size && !k.Anew:
 		return nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return err
+		return &away{err, time.Now().Add(awayFor)}
 	}
 	if k.Data != "" || k.Size == 0 {
-		return a.store.Put(ctx, k.Ref, base64.NewDecoder(base64.StdEncoding, strings.NewReader(k.Data)), k.Size)
+		err := a.store.Put(soon, k.Ref, base64.NewDecoder(base64.StdEncoding, strings.NewReader(k.Data)), k.Size)
+		if err != nil && soon.Err() != nil {
+			return &away{err, time.Now().Add(awayFor)}
+		}
+		return err
 	}
+	node := path.Base(k.Ref)
+	if _, busy := a.fetching.LoadOrStore(node, true); busy {
+		return errTwice
+	}
+	defer a.fetching.Delete(node)
 	select {
 	case a.places <- struct{}{}:
 		defer func() { <-a.places }()
@@ -237,7 +313,30 @@ func (a *archivist) one(ctx context.Context, k output.Kept, open func(context.Co
 		return err
 	}
 	defer from.Close()
-	return a.store.Put(ctx, k.Ref, from, k.Size)
+	return a.store.Put(ctx, k.Ref, &unlessLonger{from, k.Size, func() error {
+		if size, err := a.store.Size(ctx, k.Ref); err == nil && size > k.Size && !k.Anew {
+			return fmt.Errorf("output %s: a longer one has come meanwhile", k.Ref)
+		}
+		return nil
+	}}, k.Size)
+}
+
+// unlessLonger asks check before it gives the last of left bytes: a fetch takes long, and the output may have been
+// continued, and told of to another worker, which was quicker.
+type unlessLonger struct {
+	r     io.Reader
+	left  int64
+	check func() error
+}
+
+func (u *unlessLonger) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if u.left -= int64(n); u.left <= 0 && n > 0 {
+		if longer := u.check(); longer != nil {
+			return 0, longer
+		}
+	}
+	return n, err
 }
 
 // fetched reads an output on its node from the beginning, in parts. Each is a question, as the starter asks them.
@@ -268,8 +367,10 @@ func (f *fetched) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// askTimeout bounds one question to a node.
-const askTimeout = 2 * time.Minute
+const (
+	askTimeout = 2 * time.Minute // of one question to a node
+	mostSaid   = 1000            // bytes of what it says is wrong: that is logged, and told the node
+)
 
 // asker reads parts of outputs on their nodes. Each question is deleted when the answer has come.
 func asker(o Options) func(context.Context, string, host.OutputReadInput) (host.OutputReadOutput, error) {
@@ -298,7 +399,7 @@ func asker(o Options) func(context.Context, string, host.OutputReadInput) (host.
 		var slow *temporal.TimeoutError
 		switch {
 		case errors.As(err, &said):
-			return out, errors.New(said.Message())
+			return out, errors.New(output.Text([]byte(said.Message()[:min(len(said.Message()), mostSaid)])))
 		case errors.As(err, &slow):
 			return out, fmt.Errorf("node %s does not answer", node)
 		case err != nil:

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -190,6 +191,38 @@ func TestOutputsOfOthers(t *testing.T) {
 	}
 }
 
+// A node that says it has less than nothing is told so.
+func TestOutputOfImpossibleSize(t *testing.T) {
+	s := newScene(t)
+	for _, data := range []string{"", "bWluZQ=="} {
+		out, err := s.tell(t.Context(), "tell/web-1/output/a", []output.Kept{{Ref: output.Ref("x", "s", "web-1"), Size: -5, Data: data}})
+		if err == nil || action.KindOf(err) != action.Invalid {
+			t.Errorf("%+v, %v", out, err)
+		}
+	}
+}
+
+// An output that the node removed, and a later attempt began anew, takes the place of what the store has of it, though it is shorter.
+func TestOutputBegunAnew(t *testing.T) {
+	s := newScene(t)
+	ref := output.Ref("x", "s", "web-1")
+	sh := s.shipper(t)
+	for _, text := range []string{"of the first attempt\n", "second\n", "third.\n"} {
+		writeTo(t, s.node, ref, text)
+		for range 2 {
+			if _, err := sh.Once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := s.text(ref); got != text || err != nil {
+			t.Errorf("%q, %v, want %q", got, err, text)
+		}
+		if err := s.node.Own(nil).Expire(t.Context(), ref, "expired on 2026-11-20 (only 1B are kept, the newest)"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A node that goes away in the middle leaves nothing behind, does not keep others from the store, and is not
 // forgotten: when it is back, all of it comes.
 func TestOutputsOfNodeThatGoesAway(t *testing.T) {
@@ -274,6 +307,59 @@ func TestOutputsAreRefused(t *testing.T) {
 	}
 }
 
+// deaf is a store that does not answer.
+type deaf struct {
+	output.Central
+	asked *int
+}
+
+func (d deaf) Size(ctx context.Context, _ string) (int64, error) {
+	*d.asked++
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// hanging is a store whose Check never returns.
+type hanging struct{ output.Central }
+
+func (hanging) Check(context.Context) error { select {} }
+
+// A worker starts though the store hangs.
+func TestCheckOfStoreThatHangs(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := check(ctx, hanging{}); !errors.Is(err, context.DeadlineExceeded) || refuses(err) {
+		t.Error(err)
+	}
+}
+
+// While the store is away one telling waits for it, and not each of all nodes' outputs.
+func TestOutputsWhileStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		o := Options{Logger: slog.New(slog.DiscardHandler)}
+		a := newArchivist(t.Context(), o, deaf{asked: &asked})
+		var outputs []output.Kept
+		for i := range 50 {
+			outputs = append(outputs, output.Kept{Ref: output.Ref("x", fmt.Sprint("s", i), "web-1"), Size: 4, Data: "bWluZQ=="})
+		}
+		began := time.Now()
+		for range 3 {
+			out, err := a.keep(t.Context(), outputs, nil)
+			if err != nil || len(out.Failed) != len(outputs) || !strings.Contains(out.Failed[outputs[49].Ref], "deadline") {
+				t.Errorf("%+v, %v", out, err)
+			}
+		}
+		if took := time.Since(began); asked != 1 || took > answerWithin {
+			t.Errorf("asked %d times, within %s", asked, took)
+		}
+		time.Sleep(awayFor)
+		if _, err := a.keep(t.Context(), outputs, nil); err != nil || asked != 2 {
+			t.Errorf("it is not tried again: %d, %v", asked, err)
+		}
+	})
+}
+
 // What ran through Systems Manager was written here: it is sent from here, and read here or there.
 func TestOutputsOfSystemsManager(t *testing.T) {
 	s := newScene(t)
@@ -341,7 +427,8 @@ func TestOpenCentral(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for address, want := range map[string]string{
 		"ftp://x": "want a directory", "postgre://almanac:hunter2-hunter2@/x": "output store postgre://…: want a directory", "s3://": "want s3://bucket/prefix", "s3://a_b/c": "want s3://bucket/prefix", "s3://key:hunter2-x@bucket/p": "want s3://bucket/prefix",
-		"postgres://almanac:hunter2-hunter2@/x?host=/nonexistent": "output store postgres://almanac:xxxxx@/x",
+		"postgres://almanac:hunter2-hunter2@/x?port=none": "output store postgres://almanac:xxxxx@/x",
+		"/dev/null/outputs": "not a directory",
 	} {
 		_, _, err := openCentral(t.Context(), Central{Address: address}, log)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
@@ -354,6 +441,13 @@ func TestOpenCentral(t *testing.T) {
 	if store, _, err := openCentral(t.Context(), Central{}, log); store != nil || err != nil {
 		t.Error(store, err)
 	}
+	var said strings.Builder
+	log = slog.New(slog.NewTextHandler(&said, nil))
+	store, done, err := openCentral(t.Context(), Central{Address: "postgres://almanac:hunter2-hunter2@/x?host=/nonexistent"}, log)
+	if store == nil || err != nil || !strings.Contains(said.String(), "output store postgres://almanac:xxxxx@/x: ") || strings.Contains(said.String(), "hunter2") {
+		t.Errorf("a database that is away: %v, %s", err, &said)
+	}
+	done()
 }
 
 // Thousands of nodes with long outputs do not take the place of executions' work: those that find no place come again.
@@ -374,6 +468,51 @@ func TestOutputsOfMany(t *testing.T) {
 	<-s.places
 	if out, err := s.tell(t.Context(), "tell/web-1/output/a", []output.Kept{{Ref: ref, Size: 150_000}}); err != nil || len(out.Kept) != 1 || len(s.places) != fetches-1 {
 		t.Errorf("%+v, %v", out, err)
+	}
+}
+
+// A node that tells of several at once, or of one again while it is fetched, takes one place.
+func TestOutputsOfGreedyNode(t *testing.T) {
+	s := newScene(t)
+	ref, other := output.Ref("x", "large", "web-1"), output.Ref("y", "large", "web-1")
+	for _, r := range []string{ref, other} {
+		writeTo(t, s.node, r, strings.Repeat("line\n", 30_000))
+	}
+	var inner output.KeepOutput
+	s.down = func(asked int) bool {
+		if asked == 1 {
+			var err error
+			if inner, err = s.tell(t.Context(), "tell/web-1/output/b", []output.Kept{{Ref: other, Size: 150_000}}); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	}
+	out, err := s.tell(t.Context(), "tell/web-1/output/a", []output.Kept{{Ref: ref, Size: 150_000}, {Ref: other, Size: 150_000}})
+	if err != nil || len(out.Kept) != 2 || inner.Failed[other] != errTwice.Error() {
+		t.Errorf("%+v, and meanwhile %+v, %v", out, inner, err)
+	}
+}
+
+// A worker that was slow does not put less in place of what another has put meanwhile.
+func TestOutputThatWasContinuedMeanwhile(t *testing.T) {
+	s := newScene(t)
+	ref, text := output.Ref("x", "large", "web-1"), strings.Repeat("line\n", 100_000)
+	writeTo(t, s.node, ref, text)
+	s.down = func(asked int) bool {
+		if asked == 2 {
+			if err := s.store.Put(t.Context(), ref, strings.NewReader(text+"more\n"), int64(len(text)+5)); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	}
+	out, err := s.tell(t.Context(), "tell/web-1/output/a", []output.Kept{{Ref: ref, Size: int64(len(text))}})
+	if err != nil || !strings.Contains(out.Failed[ref], "a longer one has come") {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if got, err := s.text(ref); got != text+"more\n" || err != nil {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
 

@@ -119,6 +119,9 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("node %s: %w", o.ID, err)
 	}
 	outputs := newShipper(o, registrar)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	gaveUp := make(chan error, 1)
 	w := worker.New(o.Client, Queue(o.ID), worker.Options{
 		Interceptors:                       []interceptor.WorkerInterceptor{&clockGuard{limit: o.ClockLimit, now: o.Now, r: registrar}, &endings{tell: outputs.Due}},
 		DisableWorkflowWorker:              true,
@@ -128,17 +131,26 @@ func Run(ctx context.Context, o Options) error {
 		WorkerStopTimeout:                2 * time.Second,
 		// The answer to a heartbeat tells that a step was cancelled: so late, at most.
 		MaxHeartbeatThrottleInterval: 3 * time.Second,
+		// The server has said for two minutes that there is no such namespace, and the SDK asks for no more
+		// work. The service manager begins the agent anew.
+		OnFatalError: func(err error) { gaveUp <- err; stop() },
 	})
 	activities.Register(w, append(host.Actions(n), host.ReadOutput(n)), activities.Options{Logger: o.Logger})
 	if err := w.Start(); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop while the server did not answer
+		}
 		return fmt.Errorf("node %s: %w", o.ID, err)
 	}
 	o.Logger.Info("node is ready", "node", o.ID, "state", o.StateDir, "root", o.Root)
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	go expire(ctx, o, n)
+	go expire(ctx, o, n, registrar)
 	go outputs.Run(ctx)
 	err = registrar.keep(ctx)
+	select {
+	case gone := <-gaveUp:
+		err = fmt.Errorf("the server gives it no more work: %w", gone)
+	default:
+	}
 	w.Stop()
 	o.Logger.Info("node has stopped; commands go on", "node", o.ID)
 	if err != nil {
@@ -204,14 +216,16 @@ func (o *Options) complete() error {
 }
 
 // expire drops old entries of the journal and old outputs once an hour, until ctx ends.
-func expire(ctx context.Context, o Options, n host.Node) {
+func expire(ctx context.Context, o Options, n host.Node, r *registrar) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		if _, err := n.Journal().Expire(time.Now(), journal.Keep); err != nil {
-			o.Logger.Warn("old entries of the journal remain", "node", o.ID, "error", err)
+		if !r.wrong.Load() { // by a clock that is years ahead everything is old
+			if _, err := n.Journal().Expire(time.Now(), journal.Keep); err != nil {
+				o.Logger.Warn("old entries of the journal remain", "node", o.ID, "error", err)
+			}
+			removeOutputs(ctx, o)
 		}
-		removeOutputs(ctx, o)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

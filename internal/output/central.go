@@ -25,6 +25,9 @@ type Central interface {
 	// Size returns the number of bytes; an error as ReadAt.
 	Size(ctx context.Context, ref string) (int64, error)
 
+	// Check finds out whether it is there and may be used.
+	Check(ctx context.Context) error
+
 	Shelf
 }
 
@@ -49,6 +52,7 @@ type Entry struct {
 	At   time.Time // when it was last written, or removed
 	Live bool      // it is being written
 	Sent bool      // it is in the central store as well
+	Anew bool      // it was removed before, and was begun anew
 	Note bool      // it was removed, and only a note is left
 }
 
@@ -87,7 +91,7 @@ const (
 )
 
 // Exactly reads size bytes from r. If there are fewer the error is none of io's, lest it be taken for
-// an end; nor is it if r fails with one. What is behind them is not read.
+// an end; nor is it if r fails with one. What is behind them is not read. A size below 0 is an error.
 func Exactly(r io.Reader, size int64) io.Reader { return &exactly{r, size, size} }
 
 type exactly struct {
@@ -98,6 +102,9 @@ type exactly struct {
 func (e *exactly) Read(p []byte) (int, error) {
 	if e.left == 0 {
 		return 0, io.EOF
+	}
+	if e.left < 0 {
+		return 0, fmt.Errorf("an output of %d bytes", e.size)
 	}
 	n, err := e.r.Read(p[:min(int64(len(p)), e.left)])
 	e.left -= int64(n)

@@ -11,20 +11,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
@@ -32,11 +27,12 @@ import (
 	"github.com/almanac-run/almanac/internal/output"
 	"github.com/almanac-run/almanac/internal/output/postgres"
 	"github.com/almanac-run/almanac/internal/output/s3"
+	"github.com/almanac-run/almanac/internal/pgtest"
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	server.stop()
+	server.Stop()
 	os.Exit(code)
 }
 
@@ -101,106 +97,16 @@ func bucketAs(t testing.TB, srv *httptest.Server, address, key string) *s3.Store
 }
 
 // server is one PostgreSQL for all tests, started by the first that needs it.
-var server pgServer
-
-type pgServer struct {
-	once sync.Once
-	dir  string // of the socket
-	cmd  *exec.Cmd
-	err  error
-	made atomic.Int32
-}
-
-var errAbsent = errors.New("there is no PostgreSQL: install the package postgresql")
-
-func (p *pgServer) run() error {
-	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(bins) == 0 {
-		return errAbsent
-	}
-	bin := filepath.Dir(bins[len(bins)-1])
-	var err error
-	if p.dir, err = os.MkdirTemp("", "almanac-pg"); err != nil {
-		return err
-	}
-	var attr syscall.SysProcAttr
-	if os.Geteuid() == 0 { // PostgreSQL refuses root
-		who, err := user.Lookup("postgres")
-		if err != nil {
-			return err
-		}
-		uid, _ := strconv.Atoi(who.Uid)
-		gid, _ := strconv.Atoi(who.Gid)
-		if err := os.Chown(p.dir, uid, gid); err != nil {
-			return err
-		}
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	}
-	data, password := filepath.Join(p.dir, "data"), filepath.Join(p.dir, "password")
-	if err := os.WriteFile(password, []byte("hunter2-hunter2\n"), 0o644); err != nil {
-		return err
-	}
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-A", "scram-sha-256", "--pwfile", password, "-U", "almanac", "-N", "-E", "UTF8", "--locale=C.UTF-8")
-	initdb.SysProcAttr, initdb.Dir = &attr, p.dir
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, out)
-	}
-	p.cmd = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=", "-c", "fsync=off")
-	p.cmd.SysProcAttr, p.cmd.Dir = &attr, p.dir
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
-	for i := 0; ; i++ {
-		c, err := pgx.Connect(context.Background(), p.address("postgres"))
-		if err == nil {
-			return c.Close(context.Background())
-		}
-		if i == 300 {
-			return err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-func (p *pgServer) stop() {
-	if p.cmd != nil && p.cmd.Process != nil {
-		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
-		_ = p.cmd.Wait()
-	}
-	if p.dir != "" {
-		_ = os.RemoveAll(p.dir)
-	}
-}
-
-func (p *pgServer) address(database string) string {
-	return "postgres://almanac:hunter2-hunter2@/" + database + "?host=" + p.dir
-}
-
-// newDatabase makes an empty database and returns its address.
-func newDatabase(t testing.TB) string {
-	t.Helper()
-	server.once.Do(func() { server.err = server.run() })
-	switch {
-	case errors.Is(server.err, errAbsent) && os.Getenv("CI") != "true":
-		t.Skip(server.err)
-	case server.err != nil:
-		t.Fatal(server.err)
-	}
-	name := fmt.Sprintf("t%d", server.made.Add(1))
-	c, err := pgx.Connect(t.Context(), server.address("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close(t.Context())
-	if _, err := c.Exec(t.Context(), "create database "+name); err != nil {
-		t.Fatal(err)
-	}
-	return server.address(name)
-}
+var server pgtest.Server
 
 func database(t testing.TB) *postgres.Store {
 	t.Helper()
-	s, err := postgres.Open(t.Context(), newDatabase(t))
+	return databaseAt(t, server.Database(t))
+}
+
+func databaseAt(t testing.TB, address string) *postgres.Store {
+	t.Helper()
+	s, err := postgres.New(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,6 +290,20 @@ func TestCentralIsWhole(t *testing.T) {
 			}
 		}
 		if got := names(t, c); len(got) != 8 {
+			t.Errorf("there is %q", got)
+		}
+	})
+}
+
+// A node may say of an output what it likes.
+func TestCentralOfImpossibleSize(t *testing.T) {
+	each(t, func(t *testing.T, c output.Central) {
+		for _, size := range []int64{-1, -1 << 63, 1<<63 - 1} {
+			if err := c.Put(t.Context(), output.Ref("x", "s", "web-1"), strings.NewReader("text"), size); err == nil {
+				t.Errorf("%d bytes: it is taken", size)
+			}
+		}
+		if got := names(t, c); len(got) > 0 {
 			t.Errorf("there is %q", got)
 		}
 	})

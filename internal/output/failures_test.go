@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -51,18 +52,75 @@ func TestWrongCredentials(t *testing.T) {
 		t.Error(err)
 	}
 
-	address := newDatabase(t)
-	_, err := postgres.Open(t.Context(), strings.Replace(address, "hunter2-hunter2", "wrong-hunter2", 1))
-	if err == nil || !strings.Contains(err.Error(), "password authentication failed") || strings.Contains(err.Error(), "hunter2") {
+	address := server.Database(t)
+	err := databaseAt(t, strings.Replace(address, "hunter2-hunter2", "wrong-hunter2", 1)).Check(t.Context())
+	if !postgres.Refused(err) || !strings.Contains(err.Error(), "password authentication failed") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("%v", err)
 	}
 	// The password may come from outside, as libpq takes it.
 	t.Setenv("PGPASSWORD", "hunter2-hunter2")
-	s, err := postgres.Open(t.Context(), strings.Replace(address, ":hunter2-hunter2", "", 1))
-	if err != nil {
+	if err := databaseAt(t, strings.Replace(address, ":hunter2-hunter2", "", 1)).Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := databaseAt(t, server.Address("elsewhere")).Check(t.Context()); !postgres.Refused(err) || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("a database that is not there: %v", err)
+	}
+}
+
+// A server that is away when the worker starts is used once it is there.
+func TestPostgresAwayAtStart(t *testing.T) {
+	address := server.Database(t)
+	socket := filepath.Join(t.TempDir(), "socket")
+	s := databaseAt(t, strings.Replace(address, server.Dir(), socket, 1))
+	ref := output.Ref("x", "s", "web-1")
+	if err := s.Check(t.Context()); err == nil || postgres.Refused(err) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.Size(t.Context(), ref); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what cannot be looked at is said not to be there: %v", err)
+	}
+	if err := os.Symlink(server.Dir(), socket); err != nil {
 		t.Fatal(err)
 	}
-	s.Close()
+	put(t, s, ref, []byte("text"))
+	if got, err := all(t.Context(), s, ref, 10); string(got) != "text" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// While as many outputs come from slow nodes as the worker fetches at once, others are read and written.
+func TestCentralWhileOthersAreSlow(t *testing.T) {
+	each(t, func(t *testing.T, c output.Central) {
+		const slow = 8 // fetches of package control
+		ref := output.Ref("x", "s", "web-1")
+		put(t, c, ref, []byte("text"))
+		var writers sync.WaitGroup
+		begun, end := make(chan struct{}, slow), make(chan struct{})
+		for i := range slow {
+			writers.Go(func() {
+				from := &meddler{strings.NewReader("slow"), 0, func() { begun <- struct{}{}; <-end }}
+				if err := c.Put(t.Context(), output.Ref("x", "s", fmt.Sprint("slow-", i)), from, 4); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for range slow {
+			<-begun
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if got, err := all(ctx, c, ref, 10); string(got) != "text" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+		if err := c.Put(ctx, output.Ref("x", "s", "web-2"), strings.NewReader("text"), 4); err != nil {
+			t.Error(err)
+		}
+		close(end)
+		writers.Wait()
+		if got := names(t, c); len(got) != slow+2 {
+			t.Errorf("there is %q", got)
+		}
+	})
 }
 
 // meddler calls do when so much was read.
@@ -84,12 +142,11 @@ func (m *meddler) Read(p []byte) (int, error) {
 // PostgreSQL ends the connection in the middle, as when it restarts: nothing is visible, no large object is left, and
 // the next attempt does it. The same store is used, which finds another connection.
 func TestPostgresConnectionLost(t *testing.T) {
-	address := newDatabase(t)
-	s, err := postgres.Open(t.Context(), address)
-	if err != nil {
+	address := server.Database(t)
+	s := databaseAt(t, address)
+	if err := s.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Close)
 	look, err := pgx.Connect(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ type KeepInput struct {
 type Kept struct {
 	Ref  string `json:"ref" jsonschema:"the output"`
 	Size int64  `json:"size" jsonschema:"bytes of it"`
+	Anew bool   `json:"anew,omitempty" jsonschema:"it was removed from the node and begun anew: what the store has of it is another's"`
 	Data string `json:"data,omitempty" jsonschema:"all of it in base64, if it is small; else it is fetched from the node"`
 }
 

@@ -18,6 +18,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -199,6 +200,9 @@ func (d Dir) Open(ref string) (Reader, error) {
 	return f, nil
 }
 
+// looking is held by who looks whether an output is being written: two at once would take each other for a writer.
+var looking sync.Mutex
+
 // Growing tells whether somebody writes the output at the moment.
 func (d Dir) Growing(ref string) bool {
 	name, err := d.file(ref)
@@ -210,7 +214,13 @@ func (d Dir) Growing(ref string) bool {
 		return false
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK
+	looking.Lock()
+	defer looking.Unlock()
+	held := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK
+	if !held {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	}
+	return held
 }
 
 // Size implements Store.

@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -162,5 +164,60 @@ func TestExcerpt(t *testing.T) {
 	}
 	if cap(e.tail) > 1000 || e.Size() != 1000000 {
 		t.Errorf("keeps %d bytes of %d", cap(e.tail), e.Size())
+	}
+}
+
+// Who looks whether an output is being written is not taken for its writer by another who looks.
+func TestGrowingAtOnce(t *testing.T) {
+	d := Dir(t.TempDir())
+	ref := Ref("e", "s", "n")
+	w, err := d.Append(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d.Growing(ref) {
+		t.Error("its writer is not seen")
+	}
+	w.Close()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 2000 {
+				if d.Growing(ref) {
+					t.Error("nobody writes it")
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A mark of an output that was removed while it was sent does not stay; nor does that of one whose remover was killed.
+func TestMarkOfRemovedOutput(t *testing.T) {
+	d := Dir(t.TempDir())
+	for _, killed := range []bool{false, true} {
+		ref := Ref("e", "s", "n")
+		w, err := d.Append(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if err := d.Own(nil).Expire(t.Context(), ref, "expired"); err != nil {
+			t.Fatal(err)
+		}
+		if killed {
+			if err := os.WriteFile(filepath.Join(string(d), "e/s/n.sent"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := d.MarkSent(ref, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Own(nil).Forget(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(string(d)); err != nil || len(left) > 0 {
+			t.Errorf("killed %t: there is still %v, %v", killed, left, err)
+		}
 	}
 }

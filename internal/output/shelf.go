@@ -43,7 +43,18 @@ func (d Dir) MarkSent(ref string, at time.Time) error {
 	if err == nil {
 		err = errors.Join(f.Close(), os.Chtimes(mark, at, at))
 	}
+	if _, gone := os.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
+		return d.unmark(name) // it was removed while it was sent
+	}
 	if err != nil {
+		return fmt.Errorf("output store: %w", err)
+	}
+	return nil
+}
+
+// unmark removes the mark of the output in the file of that name. Mostly there is none.
+func (d Dir) unmark(name string) error {
+	if err := os.Remove(strings.TrimSuffix(name, ".log") + sentSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("output store: %w", err)
 	}
 	return nil
@@ -84,7 +95,7 @@ func (s shelf) step(ctx context.Context, step string, each func(Entry) error) er
 		}
 		for _, f := range files {
 			e, ok := s.entry(path.Join(step, f.Name()))
-			if !ok || s.mine != nil && !s.mine(e.Ref) {
+			if !ok {
 				continue
 			}
 			if err := each(e); err != nil {
@@ -95,29 +106,36 @@ func (s shelf) step(ctx context.Context, step string, each func(Entry) error) er
 	return ctx.Err()
 }
 
-// entry is what the file of that name below the directory stands for; ok is false if it is nothing.
+// entry is what the file of that name below the directory stands for; ok is false if it is nothing, or another node's: thousands
+// of nodes may share the directory, and none looks at the files of all others.
 func (s shelf) entry(name string) (e Entry, ok bool) {
 	file := filepath.Join(string(s.Dir), filepath.FromSlash(name))
 	e.Ref = name
 	if ref, note := RefOfNote(name); note {
 		e.Ref, e.Note = ref, true
 	}
+	left := strings.HasPrefix(path.Base(name), unfinished)
+	if !left && (Check(e.Ref) != nil || s.mine != nil && !s.mine(e.Ref)) {
+		return e, false
+	}
 	info, err := os.Lstat(file)
 	if err != nil || !info.Mode().IsRegular() {
 		return e, false
 	}
-	if strings.HasPrefix(path.Base(name), unfinished) && time.Since(info.ModTime()) > leftAfter {
-		_ = os.Remove(file) // whoever wrote it was killed
-		return e, false
-	}
-	if Check(e.Ref) != nil {
+	if left {
+		if time.Since(info.ModTime()) > leftAfter {
+			_ = os.Remove(file) // whoever wrote it was killed
+		}
 		return e, false
 	}
 	e.Size, e.At = info.Size(), info.ModTime()
 	if e.Note {
 		return e, true
 	}
-	mark, err := os.Stat(strings.TrimSuffix(file, ".log") + sentSuffix)
+	base := strings.TrimSuffix(file, ".log")
+	_, err = os.Lstat(base + noteSuffix)
+	e.Anew = err == nil
+	mark, err := os.Stat(base + sentSuffix)
 	e.Sent = err == nil && mark.ModTime().Equal(e.At)
 	// Most are sent; that one of those is about to be continued Expire finds out.
 	e.Live = !e.Sent && s.Growing(e.Ref)
@@ -148,8 +166,7 @@ func (s shelf) Expire(_ context.Context, ref, note string) error {
 	if err := os.Remove(name); err != nil {
 		return fmt.Errorf("output store: %w", err)
 	}
-	_ = os.Remove(base + sentSuffix) // mostly there is none
-	return nil
+	return s.unmark(name)
 }
 
 // Forget implements Shelf. It takes directories with it that are empty then.
@@ -161,6 +178,9 @@ func (s shelf) Forget(_ context.Context, ref string) error {
 	if err := os.Remove(strings.TrimSuffix(name, ".log") + noteSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("output store: %w", err)
 	}
+	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		_ = s.unmark(name) // whoever removed the output was killed before
+	}
 	step := filepath.Dir(name)
 	if os.Remove(step) == nil {
 		_ = os.Remove(filepath.Dir(step)) // other steps may be there
@@ -171,7 +191,23 @@ func (s shelf) Forget(_ context.Context, ref string) error {
 // InDir is a Central in a directory, which control workers on several machines have to share.
 func InDir(dir string) Central { return dirCentral{shelf{Dir: Dir(dir)}} }
 
+// dirCentral is a central store in a directory.
 type dirCentral struct{ shelf }
+
+// Check finds out whether something can be written there.
+func (c dirCentral) Check(context.Context) error {
+	err := os.MkdirAll(string(c.Dir), 0o700)
+	if err == nil {
+		var f *os.File
+		if f, err = os.CreateTemp(string(c.Dir), unfinished); err == nil {
+			err = errors.Join(f.Close(), os.Remove(f.Name()))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("output store %s: %w", c.Dir, err)
+	}
+	return nil
+}
 
 // What begins so is not finished, and after so long it will not be.
 const (

@@ -308,10 +308,11 @@ func TestBadStore(t *testing.T) {
 	s := newScene(t)
 	for args, want := range map[string]string{
 		"--output s3://": "want s3://bucket/prefix",
-		"--output postgres://almanac:hunter2-hunter2@/none?host=/nonexistent": "output store postgres://almanac:xxxxx@/none",
-		"--output x --output-endpoint http://127.0.0.1:9":                     "want s3://bucket/prefix",
-		"--output-max-size 10GB":                                              "such as 10GiB",
-		"--output-keep soon":                                                  "soon",
+		"--output postgres://almanac:hunter2-hunter2@/none?port=none": "output store postgres://almanac:xxxxx@/none",
+		"--output /dev/null/outputs":                                  "output store /dev/null/outputs: ",
+		"--output x --output-endpoint http://127.0.0.1:9":             "want s3://bucket/prefix",
+		"--output-max-size 10GB":                                      "such as 10GiB",
+		"--output-keep soon":                                          "soon",
 	} {
 		code, out := s.run("worker", strings.Fields(args)...)
 		if code == 0 || !strings.Contains(out, want) || strings.Contains(out, "hunter2") {

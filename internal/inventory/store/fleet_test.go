@@ -63,7 +63,7 @@ func BenchmarkFleet(b *testing.B) {
 		b.Run(kind, func(b *testing.B) {
 			dsn := filepath.Join(b.TempDir(), "inventory.db")
 			if kind == "postgres" {
-				dsn = server.database(b)
+				dsn = server.Database(b)
 			}
 			s, err := Open(b.Context(), dsn)
 			if err != nil {

@@ -2,134 +2,31 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/almanac-run/almanac/internal/inventory"
+	"github.com/almanac-run/almanac/internal/pgtest"
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	server.stop()
+	server.Stop()
 	os.Exit(code)
 }
 
 // server is one PostgreSQL for all tests, started by the first that needs it.
-var server postgres
-
-type postgres struct {
-	once sync.Once
-	dir  string // of the socket
-	cmd  *exec.Cmd
-	err  error
-	made atomic.Int32
-}
-
-// errAbsent says that PostgreSQL is not installed.
-var errAbsent = errors.New("there is no PostgreSQL: install the package postgresql")
-
-func (p *postgres) start() error {
-	p.once.Do(func() { p.err = p.run() })
-	return p.err
-}
-
-func (p *postgres) run() error {
-	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(bins) == 0 {
-		return errAbsent
-	}
-	bin := filepath.Dir(bins[len(bins)-1])
-	dir, err := os.MkdirTemp("", "almanac-pg")
-	if err != nil {
-		return err
-	}
-	p.dir = dir
-	var attr syscall.SysProcAttr
-	if os.Geteuid() == 0 { // PostgreSQL refuses root
-		who, err := user.Lookup("postgres")
-		if err != nil {
-			return err
-		}
-		uid, _ := strconv.Atoi(who.Uid)
-		gid, _ := strconv.Atoi(who.Gid)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			return err
-		}
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	}
-	data := filepath.Join(dir, "data")
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "almanac", "-N", "-E", "UTF8", "--locale=C.UTF-8")
-	initdb.SysProcAttr, initdb.Dir = &attr, dir
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, out)
-	}
-	p.cmd = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off")
-	p.cmd.SysProcAttr, p.cmd.Dir = &attr, dir
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
-	db, err := sql.Open("pgx", p.dsn("postgres"))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	for i := 0; ; i++ {
-		if err = db.Ping(); err == nil || i == 100 {
-			return err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-func (p *postgres) stop() {
-	if p.cmd != nil && p.cmd.Process != nil {
-		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
-		_ = p.cmd.Wait()
-	}
-	if p.dir != "" {
-		_ = os.RemoveAll(p.dir)
-	}
-}
-
-func (p *postgres) dsn(database string) string {
-	return "postgres://almanac:hunter2-hunter2@/" + database + "?host=" + p.dir
-}
-
-// database makes an empty database and returns how to open it.
-func (p *postgres) database(t testing.TB) string {
-	t.Helper()
-	switch err := p.start(); {
-	case errors.Is(err, errAbsent) && os.Getenv("CI") != "true":
-		t.Skip(err)
-	case err != nil:
-		t.Fatal(err)
-	}
-	db, err := sql.Open("pgx", p.dsn("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	name := fmt.Sprintf("test%d", p.made.Add(1))
-	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
-		t.Fatal(err)
-	}
-	return p.dsn(name)
-}
+var server pgtest.Server
 
 // onBoth runs a test on SQLite and on PostgreSQL. The time is that of clock.
 func onBoth(t *testing.T, test func(t *testing.T, s *Store, clock *time.Time)) {
@@ -137,7 +34,7 @@ func onBoth(t *testing.T, test func(t *testing.T, s *Store, clock *time.Time)) {
 		t.Run(kind, func(t *testing.T) {
 			dsn := filepath.Join(t.TempDir(), "inventory.db")
 			if kind == "postgres" {
-				dsn = server.database(t)
+				dsn = server.Database(t)
 			}
 			s, err := Open(t.Context(), dsn)
 			if err != nil {
@@ -394,7 +291,7 @@ func TestForgetAndExpire(t *testing.T) {
 func TestAtOnce(t *testing.T) {
 	dsns := map[string]func(t *testing.T) string{
 		"sqlite":   func(t *testing.T) string { return filepath.Join(t.TempDir(), "inventory.db") },
-		"postgres": func(t *testing.T) string { return server.database(t) },
+		"postgres": func(t *testing.T) string { return server.Database(t) },
 	}
 	for kind, dsn := range dsns {
 		t.Run(kind, func(t *testing.T) {

@@ -13,23 +13,28 @@ import (
 	"io/fs"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/almanac-run/almanac/internal/output"
 )
 
-// Store is an open store. It is safe for concurrent use.
+// Store is a database. It is safe for concurrent use. Made by New.
 type Store struct {
 	db   *pgxpool.Pool
-	name string // without a password
+	name string      // without a password
+	made atomic.Bool // the table is there
 }
 
 var _ output.Central = (*Store)(nil)
 
 const (
-	atOnce = 8         // connections of one process
+	// Connections of one process. Each output that comes from a node holds one for as long as that takes, and
+	// readers wait for none of these.
+	atOnce = 24
 	block  = 256 << 10 // bytes that are written at once
 	setup  = `
 create table if not exists almanac_output (
@@ -49,18 +54,32 @@ func Is(address string) bool {
 	return strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://")
 }
 
-// Open connects to the server that address names (postgres://…) and makes the table if it is not there.
-func Open(ctx context.Context, address string) (*Store, error) {
+// New returns the store that address names (postgres://…). It calls nobody.
+func New(address string) (*Store, error) {
 	s := &Store{name: withoutPassword(address)}
 	config, err := pgxpool.ParseConfig(address)
 	if err != nil {
 		return nil, s.wrap(err)
 	}
 	config.MaxConns = atOnce
-	if s.db, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+	// A certificate in a file is read for each connection: it is renewed more often than the program starts.
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		now, err := pgxpool.ParseConfig(address)
+		if err != nil {
+			return err
+		}
+		c.TLSConfig, c.Fallbacks = now.ConnConfig.TLSConfig, now.ConnConfig.Fallbacks
+		return nil
+	}
+	if s.db, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return nil, s.wrap(err)
 	}
-	err = s.change(ctx, func(tx pgx.Tx) error {
+	return s, nil
+}
+
+// Check finds out whether the database is there, and makes the table if that is not. Without it, the first use does.
+func (s *Store) Check(ctx context.Context) error {
+	err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, setupLock); err != nil {
 			return err
 		}
@@ -68,10 +87,25 @@ func Open(ctx context.Context, address string) (*Store, error) {
 		return err
 	})
 	if err != nil {
-		s.db.Close()
-		return nil, err
+		return s.wrap(err)
 	}
-	return s, nil
+	s.made.Store(true)
+	return nil
+}
+
+// ready is Check, until it has succeeded once.
+func (s *Store) ready(ctx context.Context) error {
+	if s.made.Load() {
+		return nil
+	}
+	return s.Check(ctx)
+}
+
+// Refused tells whether the server answered, and refuses what no further attempt changes: the
+// password, a database that is not there, or a permission.
+func Refused(err error) bool {
+	var no *pgconn.PgError
+	return errors.As(err, &no) && (strings.HasPrefix(no.Code, "28") || no.Code == "3D000" || no.Code == "42501")
 }
 
 // Close closes the connections.
@@ -88,10 +122,18 @@ func withoutPassword(address string) string {
 	return u.Redacted()
 }
 
-func (s *Store) wrap(err error) error { return fmt.Errorf("output store %s: %w", s.name, err) }
+func (s *Store) wrap(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.New(err.Error()) // the server's socket is not there: that says nothing of an output
+	}
+	return fmt.Errorf("output store %s: %w", s.name, err)
+}
 
 // change runs do in a transaction.
 func (s *Store) change(ctx context.Context, do func(pgx.Tx) error) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	if err := pgx.BeginFunc(ctx, s.db, do); err != nil {
 		return s.wrap(err)
 	}
@@ -100,11 +142,24 @@ func (s *Store) change(ctx context.Context, do func(pgx.Tx) error) error {
 
 // read runs do in a transaction that sees one moment: an output that is replaced meanwhile stays readable in it.
 func (s *Store) read(ctx context.Context, do func(pgx.Tx) error) error {
-	err := pgx.BeginTxFunc(ctx, s.db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, do)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	var none error
+	err := pgx.BeginTxFunc(ctx, s.db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		err := do(tx)
+		if errors.Is(err, fs.ErrNotExist) {
+			none = err
+		}
+		return err
+	})
+	switch {
+	case none != nil:
+		return none
+	case err != nil:
 		return s.wrap(err)
 	}
-	return err
+	return nil
 }
 
 // Put implements output.Central.
@@ -215,6 +270,9 @@ func (s *Store) Size(ctx context.Context, ref string) (size int64, err error) {
 
 // List implements output.Shelf.
 func (s *Store) List(ctx context.Context, each func(output.Entry) error) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
 	// In pages: each may use the store, and take its time.
 	for after := ""; ; {
 		rows, err := s.db.Query(ctx, `select ref, size, at, object is null from almanac_output where ref > $1 order by ref limit 1000`, after)
@@ -252,8 +310,8 @@ func (s *Store) Forget(ctx context.Context, ref string) error {
 	if err := output.Check(ref); err != nil {
 		return err
 	}
-	if _, err := s.db.Exec(ctx, `delete from almanac_output where ref = $1 and object is null`, ref); err != nil {
-		return s.wrap(err)
-	}
-	return nil
+	return s.change(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `delete from almanac_output where ref = $1 and object is null`, ref)
+		return err
+	})
 }

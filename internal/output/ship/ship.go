@@ -10,8 +10,11 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/almanac-run/almanac/internal/output"
@@ -92,71 +95,88 @@ func (s *Shipper) Run(ctx context.Context) {
 // Once sends all that has ended and is not sent. off tells that there is no central store. The error
 // is the first of those that were met; it has gone on past one that concerns one output only.
 func (s *Shipper) Once(ctx context.Context) (off bool, err error) {
-	tried := map[string]bool{}
-	var failed error
-	for {
-		batch, times, err := s.batch(ctx, tried)
-		if err != nil || len(batch) == 0 {
-			return false, errors.Join(err, failed)
-		}
-		answer := output.KeepOutput{}
-		if !s.on {
-			answer, err = s.send(ctx, nil)
-		}
-		if s.on = err == nil && !answer.Off; s.on {
-			answer, err = s.send(ctx, batch)
-		}
-		if err != nil || answer.Off {
-			s.on = false
-			return answer.Off, err
-		}
-		for _, ref := range answer.Kept {
-			if at, ok := times[ref]; ok {
-				if err := s.dir.MarkSent(ref, at); err != nil && failed == nil {
-					failed = err // a full disk: it is sent again, and found to be there
-				}
-			}
-		}
-		for _, b := range batch {
-			if why := answer.Failed[b.Ref]; why != "" && failed == nil {
-				failed = errors.New(why)
-			}
-		}
-	}
-}
-
-var errEnough = errors.New("enough")
-
-// batch collects outputs to send, and of when they are.
-func (s *Shipper) batch(ctx context.Context, tried map[string]bool) ([]output.Kept, map[string]time.Time, error) {
-	var batch []output.Kept
-	times := map[string]time.Time{}
-	inline := int64(0)
-	err := s.dir.Own(s.mine).List(ctx, func(e output.Entry) error {
-		if e.Note || e.Live || e.Sent || tried[e.Ref] {
+	var b batch
+	err = s.dir.Own(s.mine).List(ctx, func(e output.Entry) error {
+		if e.Note || e.Live || e.Sent {
 			return nil
 		}
-		tried[e.Ref] = true
-		k := output.Kept{Ref: e.Ref, Size: e.Size}
-		if e.Size <= small && inline+e.Size <= mostInline {
-			b, err := s.read(e)
+		k := output.Kept{Ref: e.Ref, Size: e.Size, Anew: e.Anew}
+		if e.Size <= small {
+			text, err := s.read(e)
 			if err != nil {
-				return nil // it was removed, or is continued: another time
+				b.note(err)
+				return nil
 			}
-			k.Data = base64.StdEncoding.EncodeToString(b)
-			inline += e.Size
+			if b.inline+e.Size > mostInline {
+				if err := s.flush(ctx, &b); err != nil {
+					return err
+				}
+			}
+			k.Data = base64.StdEncoding.EncodeToString(text)
+			b.inline += e.Size
 		}
-		batch = append(batch, k)
-		times[e.Ref] = e.At
-		if len(batch) == mostOutputs {
-			return errEnough
+		b.outputs, b.times = append(b.outputs, k), append(b.times, e.At)
+		if len(b.outputs) == mostOutputs {
+			return s.flush(ctx, &b)
 		}
 		return nil
 	})
-	if errors.Is(err, errEnough) {
-		err = nil
+	if err == nil {
+		err = s.flush(ctx, &b)
 	}
-	return batch, times, err
+	if errors.Is(err, errOff) {
+		return true, nil
+	}
+	return false, errors.Join(err, b.failed)
+}
+
+// batch is what goes in one sending, and of when each is.
+type batch struct {
+	outputs []output.Kept
+	times   []time.Time
+	inline  int64 // bytes that go with it
+	failed  error // the first that concerns one output only; of earlier sendings, too
+}
+
+// note remembers the first error that says more than that an output was removed, or is continued: then it is for another time.
+func (b *batch) note(err error) {
+	if b.failed == nil && !errors.Is(err, fs.ErrNotExist) {
+		b.failed = err
+	}
+}
+
+var errOff = errors.New("there is no central store")
+
+// flush sends a batch and empties it.
+func (s *Shipper) flush(ctx context.Context, b *batch) error {
+	if len(b.outputs) == 0 {
+		return nil
+	}
+	var answer output.KeepOutput
+	var err error
+	if !s.on {
+		answer, err = s.send(ctx, nil)
+	}
+	if s.on = err == nil && !answer.Off; s.on {
+		answer, err = s.send(ctx, b.outputs)
+	}
+	if err == nil && answer.Off {
+		err = errOff
+	}
+	if err != nil {
+		s.on = false
+		return err
+	}
+	for i, o := range b.outputs {
+		if slices.Contains(answer.Kept, o.Ref) {
+			b.note(s.dir.MarkSent(o.Ref, b.times[i])) // on a full disk it is sent again, and found to be there
+		}
+		if why := answer.Failed[o.Ref]; why != "" {
+			b.note(errors.New(why))
+		}
+	}
+	*b = batch{failed: b.failed}
+	return nil
 }
 
 func (s *Shipper) read(e output.Entry) ([]byte, error) {
@@ -165,7 +185,9 @@ func (s *Shipper) read(e output.Entry) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, e.Size)
-	_, err = io.ReadFull(f, b)
-	return b, err
+	text := make([]byte, e.Size)
+	if _, err := io.ReadFull(f, text); err != nil {
+		return nil, fmt.Errorf("output %s: %w", e.Ref, err)
+	}
+	return text, nil
 }

@@ -101,6 +101,9 @@ func TestBatches(t *testing.T) {
 		for _, o := range outputs {
 			inline += len(o.Data)
 			seen[o.Ref]++
+			if o.Size <= small && o.Data == "" {
+				t.Errorf("%s is small, and would have to be fetched", o.Ref)
+			}
 			if o.Size > small && o.Data != "" {
 				t.Errorf("%s has %d bytes with it", o.Ref, len(o.Data))
 			}
@@ -118,7 +121,28 @@ func TestBatches(t *testing.T) {
 			t.Errorf("%s was sent %d times", ref, n)
 		}
 	}
-	if len(seen) != 71 || sendings != 2 {
+	if len(seen) != 71 || sendings != 3 {
 		t.Errorf("%d outputs in %d sendings", len(seen), sendings)
+	}
+}
+
+// So many outputs, as of a node that has had none sent yet, are looked through once.
+func TestMany(t *testing.T) {
+	dir := output.Dir(t.TempDir())
+	const n = 400
+	for i := range n {
+		write(t, dir, fmt.Sprint("s", i), 1)
+	}
+	looked, sent := 0, 0
+	s := New(dir, func(string) bool { looked++; return true }, func(_ context.Context, outputs []output.Kept) (output.KeepOutput, error) {
+		out := output.KeepOutput{}
+		for _, o := range outputs {
+			out.Kept = append(out.Kept, o.Ref)
+		}
+		sent += len(outputs)
+		return out, nil
+	}, slog.New(slog.DiscardHandler))
+	if off, err := s.Once(t.Context()); off || err != nil || sent != n || looked != n {
+		t.Errorf("%d were sent, %d looked at; %v, %v", sent, looked, off, err)
 	}
 }
