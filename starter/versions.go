@@ -108,7 +108,7 @@ back, use the version before. "unversioned" stands for workers without a version
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if ramp < 0 || ramp > 100 {
+			if !(ramp >= 0 && ramp <= 100) { // NaN is neither
 				return usagef("--ramp is 0 to 100, in percent")
 			}
 			var percent *float32
@@ -209,23 +209,23 @@ func (s *server) versions(ctx context.Context) ([]version, error) {
 	all := []version{}
 	plain := version{Build: unversioned, Status: "current", Workers: running[unversioned]}
 	for _, d := range deployments {
-		summaries := d.GetVersionSummaries()
+		summaries, routing := d.GetVersionSummaries(), d.GetRoutingConfig()
 		slices.SortStableFunc(summaries, func(x, y *deployment.WorkerDeploymentInfo_WorkerDeploymentVersionSummary) int {
 			return y.GetCreateTime().AsTime().Compare(x.GetCreateTime().AsTime())
 		})
 		for _, sum := range summaries {
 			v := version{Deployment: d.GetName(), Build: sum.GetDeploymentVersion().GetBuildId(), Status: cmp.Or(versionStatus[sum.GetStatus()], "unknown")}
 			if v.Status == "ramping" {
-				v.Ramp = d.GetRoutingConfig().GetRampingVersionPercentage()
-			}
-			if v.Status == "current" {
-				plain.Status = "not current"
+				v.Ramp = routing.GetRampingVersionPercentage()
 			}
 			v.Workers = running[v.name()]
 			if v.Open, err = s.count(ctx, boundTo(v.name())); err != nil {
 				return nil, err
 			}
 			all = append(all, v)
+		}
+		if status, ramp := plainStatus(routing); status != "current" {
+			plain.Status, plain.Ramp = status, ramp
 		}
 	}
 	if plain.Open, err = s.count(ctx, workflows.AttrRunbook+" IS NOT NULL AND ExecutionStatus = 'Running' AND "+attrBehavior+" IS NULL"); err != nil {
@@ -244,7 +244,7 @@ func (s *server) count(ctx context.Context, query string) (int64, error) {
 	return n.GetCount(), err
 }
 
-// deployments are those whose workers serve executions.
+// deployments are all of the namespace, those of other programs too.
 func (s *server) deployments(ctx context.Context) ([]*deployment.WorkerDeploymentInfo, error) {
 	var all []*deployment.WorkerDeploymentInfo
 	request := &workflowservice.ListWorkerDeploymentsRequest{Namespace: s.namespace, PageSize: 100}
@@ -396,22 +396,15 @@ func (a *app) version(ctx context.Context, s *server, name, build string) (*vers
 }
 
 func (a *app) useVersion(ctx context.Context, s *server, name, build string, ramp *float32) error {
-	v := &version{Deployment: name, Build: unversioned}
+	var v *version
 	var err error
 	switch {
 	case build != unversioned && ramp != nil && *ramp == 0:
 		v, err = a.version(ctx, s, name, build)
 	case build != unversioned:
 		v, err = a.await(ctx, s, name, build)
-	case name == "":
-		deployments, err := s.deployments(ctx)
-		if err != nil {
-			return a.explain(s, "", err)
-		}
-		if len(deployments) != 1 {
-			return usagef("there are %d deployments: give --deployment", len(deployments))
-		}
-		v.Deployment = deployments[0].GetName()
+	default:
+		v, err = a.plain(ctx, s, name)
 	}
 	if err != nil {
 		return err
@@ -424,10 +417,17 @@ func (a *app) useVersion(ctx context.Context, s *server, name, build string, ram
 	said := fmt.Sprintf("%s is current", v.name())
 	if ramp != nil {
 		o := client.WorkerDeploymentSetRampingVersionOptions{BuildID: target, Percentage: *ramp}
-		if said = fmt.Sprintf("%s takes %g%% of what starts", v.name(), *ramp); *ramp == 0 {
+		said = fmt.Sprintf("%s takes %g%% of what starts", v.name(), *ramp)
+		if *ramp == 0 {
 			o.BuildID, said = "", fmt.Sprintf("%s takes nothing of what starts", v.name())
 		}
-		_, err = handle.SetRampingVersion(ctx, o)
+		switch {
+		case *ramp == 0 && v.Status == "current":
+			return fmt.Errorf("%s is current: it takes what starts, until another one is current", v.name())
+		case *ramp == 0 && v.Status != "ramping": // it is another one that takes a part
+		default:
+			_, err = handle.SetRampingVersion(ctx, o)
+		}
 	} else {
 		_, err = handle.SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: target})
 	}
@@ -443,6 +443,44 @@ func (a *app) useVersion(ctx context.Context, s *server, name, build string, ram
 	}
 	fmt.Fprintln(a.stdout, said)
 	return nil
+}
+
+// plain is the workers without a version, as they stand in a deployment: that of the name, or the only one.
+func (a *app) plain(ctx context.Context, s *server, name string) (*version, error) {
+	deployments, err := s.deployments(ctx)
+	if err != nil {
+		return nil, a.explain(s, "", err)
+	}
+	if len(deployments) == 0 {
+		return nil, errors.New("no worker with a version has been here: those without one take all that starts")
+	}
+	if name == "" && len(deployments) == 1 {
+		name = deployments[0].GetName()
+	}
+	var names []string
+	for _, d := range deployments {
+		if d.GetName() == name {
+			v := &version{Deployment: name, Build: unversioned}
+			v.Status, v.Ramp = plainStatus(d.GetRoutingConfig())
+			return v, nil
+		}
+		names = append(names, d.GetName())
+	}
+	if name == "" {
+		return nil, usagef("there are several deployments: give --deployment, one of %s", strings.Join(names, ", "))
+	}
+	return nil, fmt.Errorf("there is no deployment %s; there is %s", name, strings.Join(names, ", "))
+}
+
+// plainStatus is how workers without a version stand in a deployment.
+func plainStatus(r *deployment.RoutingConfig) (status string, ramp float32) {
+	switch ramp := r.GetRampingVersionPercentage(); {
+	case r.GetCurrentDeploymentVersion().GetBuildId() == "":
+		return "current", 0
+	case ramp > 0 && r.GetRampingDeploymentVersion().GetBuildId() == "":
+		return "ramping", ramp
+	}
+	return "not current", 0
 }
 
 // await finds a version of which a worker runs; one that was started a moment ago is waited for.

@@ -65,6 +65,19 @@ flag goes before the environment, the environment before the file. docs/operatio
 				return err
 			}
 			o.Logger = logger
+			// What is wrong with the settings is said before there is a connection.
+			if o.StopTimeout <= 0 {
+				return fmt.Errorf("--stop-timeout %s: want some time, such as 30s", o.StopTimeout)
+			}
+			if o.SSM, err = ssmPlaces(places); err != nil {
+				return err
+			}
+			if o.Deployment != "" && o.BuildID == "" && node.Version() != "(devel)" {
+				o.BuildID = node.Version()
+			}
+			if err := o.CheckVersion(); err != nil {
+				return err
+			}
 			hostname, _ := os.Hostname()
 			opts, err := dial.Options(fmt.Sprintf("worker %d@%s", os.Getpid(), hostname), logger)
 			if err != nil {
@@ -86,17 +99,11 @@ flag goes before the environment, the environment before the file. docs/operatio
 			}
 			defer o.Client.Close()
 			o.Namespace = opts.Namespace
-			if o.SSM, err = ssmPlaces(places); err != nil {
-				return err
-			}
 			aws, err := awsapi.New(cmd.Context(), awsapi.Options{})
 			if err != nil {
 				return err
 			}
 			o.AWS = aws
-			if o.Deployment != "" && o.BuildID == "" && node.Version() != "(devel)" {
-				o.BuildID = node.Version()
-			}
 			return control.Run(cmd.Context(), o)
 		},
 	}

@@ -110,6 +110,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	cut := &running{}
+	gaveUp := make(chan error, 1)
 	w := worker.New(o.Client, o.TaskQueue, worker.Options{
 		DeploymentOptions:                      version,
 		MaxConcurrentActivityExecutionSize:     200,
@@ -120,6 +121,7 @@ func Run(ctx context.Context, o Options) error {
 		Interceptors:                 append(o.Interceptors, cut),
 		// The answer to a heartbeat tells that a step was cancelled: so late, at most.
 		MaxHeartbeatThrottleInterval: 3 * time.Second,
+		OnFatalError:                 func(err error) { gaveUp <- err },
 	})
 	workflows.Register(w, o.Watchers...)
 	lister := registry.Lister{Service: o.Client.WorkflowService(), Namespace: o.Namespace, Converter: o.Converter}
@@ -154,9 +156,16 @@ func Run(ctx context.Context, o Options) error {
 	sync := &syncer{client: o.Client, lister: lister, taskQueue: o.TaskQueue, places: o.SSM, list: listNodes(o.AWS), log: o.Logger}
 	w.RegisterActivityWithOptions(sync.sync, activity.RegisterOptions{Name: workflows.ActionSync})
 	if err := w.Start(); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop while the server did not answer
+		}
 		return fmt.Errorf("control worker: %w", err)
 	}
 	if err := sync.start(ctx); err != nil {
+		w.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	o.Logger.Info("control worker is ready", "task_queue", o.TaskQueue)
@@ -166,10 +175,10 @@ func Run(ctx context.Context, o Options) error {
 	if o.Ready != nil {
 		o.Ready()
 	}
-	<-ctx.Done()
+	err = untilStopped(ctx, gaveUp)
 	o.Logger.Info("control worker stops", "actions", cut.count(), "stop_timeout", o.StopTimeout)
 	w.Stop()
 	cut.wait(reportWithin)
 	o.Logger.Info("control worker has stopped")
-	return nil
+	return err
 }

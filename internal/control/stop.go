@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +11,19 @@ import (
 
 // reportWithin is how long what was cut off at a stop may take to be reported.
 const reportWithin = 2 * time.Second
+
+// untilStopped waits until ctx ends, or the SDK has given up: when the server has
+// said for two minutes that there is no such namespace, it asks for no more work.
+// The program must end then, so that its service manager begins it anew: it would
+// say that it is ready for ever, and do nothing.
+func untilStopped(ctx context.Context, gaveUp <-chan error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-gaveUp:
+		return fmt.Errorf("control worker: the server gives it no more work: %w", err)
+	}
+}
 
 // running counts the activities that run, so that the worker does not end before
 // those which it has cut off are reported: else the server would learn of them

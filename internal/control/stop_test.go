@@ -2,6 +2,8 @@ package control
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,5 +47,19 @@ func TestRunning(t *testing.T) {
 	r.wait(2 * time.Second)
 	if r.count() != 0 || !s.ended {
 		t.Error("it did not wait")
+	}
+}
+
+// A worker that gets no more work must not go on as if it did.
+func TestUntilStopped(t *testing.T) {
+	gaveUp := make(chan error, 1)
+	gaveUp <- errors.New("namespace not found")
+	if err := untilStopped(t.Context(), gaveUp); err == nil || !strings.Contains(err.Error(), "namespace not found") {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := untilStopped(ctx, gaveUp); err != nil {
+		t.Error(err)
 	}
 }

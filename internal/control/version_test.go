@@ -16,6 +16,7 @@ func TestVersion(t *testing.T) {
 		{"al:manac", "1", false, false},
 		{"__almanac", "1", false, false},
 		{"almanac", "(devel)", false, false},
+		{"almanac", "unversioned", false, false},
 		{"almanac", "__unversioned__", false, false},
 	} {
 		v, err := Options{Deployment: tt.deployment, BuildID: tt.build}.version()

@@ -129,11 +129,14 @@ func setText(f *pflag.Flag, text string) error {
 	}
 	r := csv.NewReader(strings.NewReader(text))
 	r.TrimLeadingSpace = true
-	values, err := r.Read()
-	if err != nil {
+	lines, err := r.ReadAll()
+	switch {
+	case err != nil:
 		return err
+	case len(lines) != 1:
+		return fmt.Errorf("have %d lines, want one: values separated by commas", len(lines))
 	}
-	return set(f, values, true)
+	return set(f, lines[0], true)
 }
 
 func set(f *pflag.Flag, values []string, list bool) error {
@@ -153,7 +156,7 @@ func set(f *pflag.Flag, values []string, list bool) error {
 }
 
 // password is what a connection string has of one, as a URL or as words.
-var password = regexp.MustCompile(`(://[^:/@\s]*:)\S*(@)|(?i)\b(password=)('[^']*'|[^\s&]*)`)
+var password = regexp.MustCompile(`(://[^:/@\s]*:)\S*(@)|(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s&\\]|\\.)*)`)
 
 func masked(value string) string {
 	return password.ReplaceAllString(value, "$1$3***$2")

@@ -98,6 +98,11 @@ func TestLists(t *testing.T) {
 	if v, _ := fs.GetString("key-file"); v != "" {
 		t.Errorf("key-file is %q, though the keys themselves are given", v)
 	}
+	t.Setenv("ALMANAC_PLACE", "x\ny")
+	fs, _, _ = flags()
+	if _, err := Resolve(fs); err == nil || !strings.Contains(err.Error(), "ALMANAC_PLACE: have 2 lines, want one") {
+		t.Errorf("the second line was passed over: %v", err)
+	}
 	if got := all[1]; got != (Setting{Name: "key-file", Value: "***", Source: "environment (ALMANAC_TESTKEYS)"}) {
 		t.Errorf("%+v", got)
 	}
@@ -143,13 +148,17 @@ func TestMistakes(t *testing.T) {
 
 func TestMasked(t *testing.T) {
 	for value, want := range map[string]string{
-		"postgres://u:p@ss@h/db":     "postgres://u:***@h/db",
-		"postgres://u@h/db":          "postgres://u@h/db",
-		"host=h password=pw user=u":  "host=h password=*** user=u",
-		"host=h password='p w' u=u":  "host=h password=*** u=u",
-		"postgres://h/db?password=x": "postgres://h/db?password=***",
-		".almanac/inventory.db":      ".almanac/inventory.db",
-		"127.0.0.1:9464":             "127.0.0.1:9464",
+		"postgres://u:p@ss@h/db":               "postgres://u:***@h/db",
+		"postgres://u@h/db":                    "postgres://u@h/db",
+		"host=h password=pw user=u":            "host=h password=*** user=u",
+		"host=h password='p w' u=u":            "host=h password=*** u=u",
+		"postgres://h/db?password=x":           "postgres://h/db?password=***",
+		"postgres://h/db?sslpassword=x&user=u": "postgres://h/db?sslpassword=***&user=u",
+		"host=h password = pw user=u":          "host=h password = *** user=u",
+		`host=h password='p\' w' user=u`:       "host=h password=*** user=u",
+		`host=h password=p\ w user=u`:          "host=h password=*** user=u",
+		".almanac/inventory.db":                ".almanac/inventory.db",
+		"127.0.0.1:9464":                       "127.0.0.1:9464",
 	} {
 		if got := masked(value); got != want {
 			t.Errorf("%s is shown as %s, want %s", value, got, want)

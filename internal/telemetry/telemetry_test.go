@@ -76,6 +76,7 @@ func worked(t *testing.T) *Metrics {
 	sdk.Timer("temporal_activity_schedule_to_start_latency").Record(time.Second)
 	sdk.Timer("temporal_workflow_task_schedule_to_start_latency").Record(time.Second)
 	sdk.Counter("temporal_request_failure").Inc(1)
+	sdk.Counter("temporal_long_request_failure").Inc(1)
 	sdk.Counter("temporal_workflow_task_execution_failed").Inc(1)
 	return m
 }
@@ -248,6 +249,7 @@ func TestAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	metric := regexp.MustCompile(`\b(almanac|temporal|go|process)_[a-z_]+`)
+	increased := regexp.MustCompile(`increase\(([a-z_]+)[^\[]*\[([0-9a-z]+)\]`)
 	docs, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +264,12 @@ func TestAlerts(t *testing.T) {
 			}
 			if strings.Count(r.Expr, "(") != strings.Count(r.Expr, ")") {
 				t.Errorf("rule %s: parentheses of %q", r.Alert, r.Expr)
+			}
+			// A counter that begins with 1 has not increased.
+			for _, m := range increased.FindAllStringSubmatch(r.Expr, -1) {
+				if !strings.Contains(r.Expr, "unless "+m[1]+" offset "+m[2]) {
+					t.Errorf("rule %s does not see a first %s", r.Alert, m[1])
+				}
 			}
 			for _, n := range names {
 				if !known(n) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -179,7 +180,7 @@ func (a *attempt) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteAc
 	failed := ""
 	if err != nil {
 		failed = "error"
-		if app, ok := err.(*temporal.ApplicationError); ok {
+		if app := (*temporal.ApplicationError)(nil); errors.As(err, &app) {
 			failed = app.Type()
 		}
 	}

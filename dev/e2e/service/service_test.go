@@ -6,6 +6,7 @@ package service
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -22,7 +23,9 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc"
 
 	"github.com/almanac-run/almanac/dev/server"
 )
@@ -216,14 +219,14 @@ func ready(address string) bool {
 	return code == http.StatusOK
 }
 
-// slow is a web server whose calls take so long as the test says.
+// slow is a web server whose calls end when the test says so.
 type slow struct {
 	*httptest.Server
 	mu    sync.Mutex
 	calls int
 }
 
-func newSlow(t *testing.T, takes func(call int) time.Duration) *slow {
+func newSlow(t *testing.T, until func(call int) <-chan struct{}) *slow {
 	s := &slow{}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
@@ -231,7 +234,7 @@ func newSlow(t *testing.T, takes func(call int) time.Duration) *slow {
 		n := s.calls
 		s.mu.Unlock()
 		select {
-		case <-time.After(takes(n)):
+		case <-until(n):
 		case <-r.Context().Done():
 		}
 	}))
@@ -261,7 +264,8 @@ func TestStop(t *testing.T) {
 	t.Parallel()
 	h := settle(t)
 	h.write("call.yaml", callRunbook)
-	web := newSlow(t, func(int) time.Duration { return 3 * time.Second })
+	finish := make(chan struct{})
+	web := newSlow(t, func(int) <-chan struct{} { return finish })
 	socket := filepath.Join(h.dir, "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
@@ -304,6 +308,7 @@ func TestStop(t *testing.T) {
 	if code, _ := get("http://" + at + "/healthz"); code != http.StatusOK {
 		t.Errorf("it lives, and /healthz says %d", code)
 	}
+	close(finish)
 	if code := w.end(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -323,11 +328,13 @@ func TestStopCutsOff(t *testing.T) {
 	t.Parallel()
 	h := settle(t)
 	h.write("call.yaml", callRunbook)
-	web := newSlow(t, func(call int) time.Duration {
+	over := make(chan struct{})
+	close(over)
+	web := newSlow(t, func(call int) <-chan struct{} {
 		if call == 1 {
-			return 5 * time.Minute
+			return nil // never
 		}
-		return 0
+		return over
 	})
 	at := port(t)
 	w := h.start(nil, "worker", "--listen", at, "--stop-timeout", "1s")
@@ -374,7 +381,7 @@ func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	h := settle(t)
 	h.write("call.yaml", callRunbook)
-	web := newSlow(t, func(int) time.Duration { return 5 * time.Minute })
+	web := newSlow(t, func(int) <-chan struct{} { return nil }) // never
 	at := port(t)
 	w := h.start(nil, "worker", "--listen", at, "--stop-timeout", "10m")
 	until(t, "ready", func() bool { return ready(at) })
@@ -404,6 +411,49 @@ func TestNotReady(t *testing.T) {
 	until(t, "alive", func() bool { code, _ := get("http://" + at + "/healthz"); return code == http.StatusOK })
 	if code, text := get("http://" + at + "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "no connection to the Temporal server yet") {
 		t.Errorf("%d %s", code, text)
+	}
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := w.end(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// silent is a server that takes connections, and then does not answer.
+type silent struct {
+	workflowservice.UnimplementedWorkflowServiceServer
+	once  sync.Once
+	asked chan struct{}
+}
+
+func (s *silent) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
+	return &workflowservice.GetSystemInfoResponse{}, nil
+}
+
+func (s *silent) DescribeNamespace(ctx context.Context, _ *workflowservice.DescribeNamespaceRequest) (*workflowservice.DescribeNamespaceResponse, error) {
+	s.once.Do(func() { close(s.asked) })
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestStopAtStart tells a worker to stop which waits for an answer before it can serve: that is no failure.
+func TestStopAtStart(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, web := grpc.NewServer(), &silent{asked: make(chan struct{})}
+	workflowservice.RegisterWorkflowServiceServer(srv, web)
+	go func() { _ = srv.Serve(l) }() // it ends by Stop
+	t.Cleanup(srv.Stop)
+	h := &house{t: t, dir: t.TempDir(), address: l.Addr().String()}
+	w := h.start(nil, "worker")
+	select {
+	case <-web.asked:
+	case <-time.After(time.Minute):
+		t.Fatal("it does not ask")
 	}
 	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

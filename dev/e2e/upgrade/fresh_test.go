@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -58,7 +59,7 @@ func things(log string) []action.Action {
 			return err
 		}
 		_, err = fmt.Fprintln(f, verb, in.Name)
-		return joined(err, f.Close())
+		return errors.Join(err, f.Close())
 	}
 	return []action.Action{
 		action.New(action.Def[thing, made]{Name: "test.make", Summary: "Make a thing",
@@ -67,19 +68,9 @@ func things(log string) []action.Action {
 		}),
 		action.New(action.Def[thing, made]{Name: "test.fail", Summary: "Fail",
 			Do: func(_ context.Context, in thing) (made, error) {
-				return made{}, joined(write("fail", in), action.Errorf(action.Failed, "it broke"))
+				return made{}, errors.Join(write("fail", in), action.Errorf(action.Failed, "it broke"))
 			}}),
 	}
-}
-
-// joined is the first of some errors.
-func joined(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 const everything = `

@@ -402,6 +402,12 @@ func TestUpgrade(t *testing.T) {
 
 	// n comes, and takes what is new.
 	second := h.worker(now, "2")
+	h.must("versions", "use", "2", "--ramp", "50")
+	if code, out := h.run("versions", "use", "1", "--ramp", "0"); code != 1 || !strings.Contains(out, "almanac:1 is current") {
+		t.Errorf("what is current takes no part: %d %s", code, out)
+	}
+	h.must("versions", "use", "unversioned", "--ramp", "0") // nor is it that one's part which ends
+	h.version("2", func(v versionRow) bool { return v.Status == "ramping" })
 	h.must("versions", "use", "2")
 	h.begin("new", approval, "waiting")
 	h.on("2", "new")
@@ -463,8 +469,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestFromUnversioned gives a worker a version while executions are open, and takes it away again.
-func TestFromUnversioned(t *testing.T) {
+// TestUpgradeFromUnversioned gives a worker a version while executions are open, and takes it away again.
+func TestUpgradeFromUnversioned(t *testing.T) {
 	t.Parallel()
 	now := build(t, root(t), []string{"worker", "agent", "starter"}, nil)
 	h := settle(t, now)
