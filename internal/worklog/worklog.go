@@ -81,6 +81,9 @@ func replace(groups []string, a slog.Attr) slog.Attr {
 			return slog.Attr{Value: slog.GroupValue(slog.String("step", path), slog.String("node", node))}
 		}
 	}
+	if a.Value.Kind() == slog.KindDuration { // JSON would have nanoseconds
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
 	if err, ok := a.Value.Any().(error); ok {
 		return slog.String(a.Key, Describe(err))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
@@ -23,14 +24,14 @@ func TestNames(t *testing.T) {
 	sdk := log.NewStructuredLogger(logger)
 	log.With(sdk, "Namespace", "default", "WorkflowID", "e1").Error("Activity error.",
 		"RunID", "r1", "ActivityID", "deploy[2].restart@web-1#3", "ActivityType", "host.run", "Attempt", 2,
-		"Result", []byte("canary"), "Error", fmt.Errorf("wrapped: %w", failed), "PanicError", "canary")
+		"took", 90*time.Second, "Result", []byte("canary"), "Error", fmt.Errorf("wrapped: %w", failed), "PanicError", "canary")
 	var got map[string]any
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		t.Fatalf("%v: %s", err, out.String())
 	}
 	for key, want := range map[string]any{
 		"execution": "e1", "run": "r1", "step": "deploy[2].restart#3", "node": "web-1", "action": "host.run",
-		"attempt": 2.0, "error": "failed", "Result": LeftOut, "PanicError": LeftOut, "level": "ERROR",
+		"attempt": 2.0, "took": "1m30s", "error": "failed", "Result": LeftOut, "PanicError": LeftOut, "level": "ERROR",
 	} {
 		if got[key] != want {
 			t.Errorf("%s is %v, want %v", key, got[key], want)
