@@ -18,6 +18,9 @@ import (
 // demoRunbooks are run one after the other.
 var demoRunbooks = []string{"demo/tour", "demo/image"}
 
+// rolledBack is the starter's exit code for an execution that failed and was rolled back.
+const rolledBack = 5
+
 const (
 	demoComment = "looks good"
 	demoPause   = 2 * time.Second // time to read what it waits for

@@ -57,7 +57,7 @@ func main() {
 	flag.BoolVar(&o.demo, "demo", false, "run the demonstration when all is ready")
 	flag.StringVar(&o.starter, "starter", "bin/starter", "command line program that the demonstration runs")
 	flag.StringVar(&o.aws, "aws", awsSimulated, "what aws.* actions call: a simulated cloud, or the real one")
-	flag.StringVar(&o.certificates, "certificates", "", "directory of `sh deploy/certificates.sh trial`: connections need a certificate, and may do what its role may; needs --ui-port 0")
+	flag.StringVar(&o.certificates, "certificates", "", "`directory` that sh deploy/certificates.sh trial made: connections need a certificate, and may do what its role may; needs --ui-port 0")
 	flag.BoolVar(&o.insecure, "insecure", false, "encrypt nothing (ALMANAC_INSECURE=1)")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: almanac-dev [flags]\n\nRuns a Temporal server, its Web UI, a worker and three nodes until Ctrl-C.\n\n")
@@ -166,6 +166,9 @@ func run(ctx context.Context, o options) (code int, err error) {
 		case err != nil:
 			group.Go(func() error { return err })
 		case o.demoExit:
+			if code == rolledBack {
+				fmt.Fprintf(o.out, "\nBoth failed and were rolled back, which is what they show: the exit code is %d, and make calls that an error.\n", code)
+			}
 			group.Go(func() error { return errDone })
 		default:
 			fmt.Fprintf(o.out, "\nEverything stays up until Ctrl-C. In another terminal: %s%s list\n", settingsFor(o, server), o.starter)

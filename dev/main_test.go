@@ -321,6 +321,7 @@ func TestDemo(t *testing.T) {
 			"fake: rolled back",
 			"run demo/image --id image-",
 			"fake: rolled back",
+			"which is what they show: the exit code is 5",
 		}},
 		"table": {true, []string{
 			"run demo/tour --id tour-",

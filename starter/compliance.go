@@ -58,7 +58,7 @@ In the Web UI, and with temporal workflow list, this query finds the nodes:
   WorkflowType="almanac.node" AND AlmanacCompliance="non_compliant"`,
 		Example: a.examples(
 			"starter compliance --missing",
-			`starter compliance --where 'node.tags.stage == "production"' --fail-on critical`,
+			`starter compliance --where 'node.tags[?"stage"].orValue("") == "production"' --fail-on critical`,
 			"starter compliance --baseline linux-production --csv",
 			"starter compliance --history 30d",
 		),

@@ -90,6 +90,22 @@ func TestComplianceFlags(t *testing.T) {
 	}
 }
 
+// A condition about a tag that some node lacks says how to ask for it.
+func TestThose(t *testing.T) {
+	all := []registry.Listed{
+		{Node: registry.Node{ID: "web-1", Tags: map[string]string{"stage": "production"}}},
+		{Node: registry.Node{ID: "web-2"}},
+	}
+	if _, err := those(all, `node.tags.stage == "production"`); err == nil || !strings.Contains(err.Error(), `of node web-2`) ||
+		!strings.Contains(err.Error(), `node.tags[?"NAME"].orValue("")`) {
+		t.Errorf("%v, want the node and a way out", err)
+	}
+	found, err := those(all, `node.tags[?"stage"].orValue("") == "production"`)
+	if err != nil || len(found) != 1 || found[0].ID != "web-1" {
+		t.Errorf("%v, %v, want web-1", found, err)
+	}
+}
+
 func TestComplianceCSV(t *testing.T) {
 	var b strings.Builder
 	at := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)

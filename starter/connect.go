@@ -85,17 +85,18 @@ func (a *app) dial(ctx context.Context) (*server, error) {
 }
 
 func (a *app) unreachable(address string, err error) error {
-	hint := "start one with `make dev`, or name another with --address, --profile or TEMPORAL_ADDRESS"
-	why := "nothing answers"
+	const start = "start one with `make dev`, or name another with --address, --profile or TEMPORAL_ADDRESS"
+	// A server that wants TLS says nothing to who speaks without it, or without a certificate.
+	why, hint := "nothing answers", start+"\nif it wants TLS and certificates, set TEMPORAL_TLS… (docs/cluster.md) or choose a profile"
 	switch s := status.Convert(err); {
 	case s.Code() == codes.Unauthenticated || s.Code() == codes.PermissionDenied || isPermissionDenied(err):
 		why, hint = "it refuses the credentials", "check TEMPORAL_API_KEY, or the certificate of the profile"
 	case strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "x509:"):
 		why, hint = "the TLS handshake failed: "+lastPart(err), "check the profile's tls settings (TEMPORAL_TLS…)"
 	case strings.Contains(err.Error(), "no such host"):
-		why = "there is no such host"
+		why, hint = "there is no such host", start
 	case strings.Contains(err.Error(), "connection refused"):
-		why = "connection refused"
+		why, hint = "connection refused", start
 	}
 	return &exitError{exitNoServer, fmt.Errorf("no Temporal server at %s: %s\n%s", address, why, hint)}
 }
@@ -116,13 +117,16 @@ func lastPart(err error) string {
 	return s
 }
 
-// explain turns the answer of the server about an execution into what to do next.
+// explain turns the answer of the server about an execution into what to do next. What is explained stays as it is.
 func (a *app) explain(s *server, id string, err error) error {
+	var explained *exitError
 	var notFound *serviceerror.NotFound
 	var noNamespace *serviceerror.NamespaceNotFound
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &explained):
+		return err
 	case errors.As(err, &noNamespace):
 		return &exitError{exitNoServer, fmt.Errorf("there is no namespace %s at %s; name another with --namespace", s.namespace, s.address)}
 	case errors.As(err, &notFound):
@@ -133,7 +137,7 @@ func (a *app) explain(s *server, id string, err error) error {
 	case strings.Contains(err.Error(), "non-printable ASCII"): // of a header that carries the id
 		return fmt.Errorf("there is no execution %q: an id is printable ASCII; %s list shows them", id, a.again())
 	case isPermissionDenied(err):
-		return fmt.Errorf("the server does not allow it: %w", err)
+		return &exitError{exitFailed, fmt.Errorf("the server does not allow it: %w", err)}
 	case isCode(err, codes.Unavailable):
 		return &exitError{exitNoServer, fmt.Errorf("lost the server at %s; the execution, if any, goes on: try again", s.address)}
 	case silent(err):

@@ -103,6 +103,16 @@ func TestLost(t *testing.T) {
 	if got := a.lost(s, "x", serviceerror.NewNotFound("x")).Error(); strings.Contains(got, "come back") {
 		t.Error(got)
 	}
+	refused := a.explain(s, "x", serviceerror.NewPermissionDenied("viewer/ui may not", ""))
+	if got := a.explain(s, "x", refused).Error(); got != "the server does not allow it: viewer/ui may not" {
+		t.Error(got)
+	}
+	if got := a.unreachable("host:7233", context.DeadlineExceeded).Error(); !strings.Contains(got, "TEMPORAL_TLS") {
+		t.Error(got)
+	}
+	if got := a.unreachable("host:7233", errors.New("connection refused")).Error(); strings.Contains(got, "TEMPORAL_TLS") {
+		t.Error(got)
+	}
 	// A piece of an id that was copied with the ellipsis of a narrow terminal.
 	if got := a.explain(s, "demo…", errors.New("header key contains value with non-printable ASCII characters")).Error(); !strings.HasPrefix(got, `there is no execution "demo…"`) {
 		t.Error(got)

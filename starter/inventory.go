@@ -147,6 +147,26 @@ func writeCSV(w io.Writer, heading []string, rows [][]string) error {
 	return out.Error()
 }
 
+// nothingKnown says what was asked for and not found. known are the sections, of those kinds, that the node ever reported.
+func nothingKnown(in inventory.ShowInput, known []inventory.Reported) string {
+	text := "nothing"
+	if len(in.Kinds) > 0 {
+		text += " of kind " + strings.Join(in.Kinds, " or ")
+	}
+	text += " is known of " + in.Node
+	if !in.At.IsZero() {
+		text += " at " + in.At.Local().Format("2006-01-02 15:04")
+	}
+	if len(known) == 0 {
+		return text + "; it never reported that"
+	}
+	first := slices.MinFunc(known, func(a, b inventory.Reported) int { return a.FirstAt.Compare(b.FirstAt) }).FirstAt
+	if !in.At.IsZero() && in.At.Before(first) {
+		text += "; its first report was at " + first.Local().Format("2006-01-02 15:04")
+	}
+	return text
+}
+
 func (a *app) inventoryShow(ctx context.Context, ask asker, in inventory.ShowInput, asCSV bool) error {
 	all := inventory.NodePage{Sections: []inventory.Reported{}, Items: []inventory.Item{}}
 	for {
@@ -175,7 +195,7 @@ func (a *app) inventoryShow(ctx context.Context, ask asker, in inventory.ShowInp
 		return writeCSV(a.stdout, []string{"kind", "key", "values"}, rows)
 	}
 	if len(rows) == 0 {
-		fmt.Fprintf(a.stderr, "nothing of that kind is known of %s at that time\n", in.Node)
+		fmt.Fprintln(a.stderr, runview.Clean(nothingKnown(in, all.Sections)))
 		return nil
 	}
 	columns(a.stdout, "", []string{"KIND", "KEY", "VALUES"}, rows)

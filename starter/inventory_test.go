@@ -99,7 +99,10 @@ func TestInventoryCommands(t *testing.T) {
 		}, false, []string{"kind,key,values", "package,nano,", "package,openssl,build=9007199254740993 version=3.0"}},
 		{"show nothing", func(a *app) error {
 			return a.inventoryShow(ctx, ask, inventory.ShowInput{Node: "web-1", Kinds: []string{"x"}}, false)
-		}, false, []string{"nothing of that kind is known of web-1"}},
+		}, false, []string{"nothing of kind x is known of web-1; it never reported that"}},
+		{"show nothing then", func(a *app) error {
+			return a.inventoryShow(ctx, ask, inventory.ShowInput{Node: "web-1", At: time.Date(2020, 1, 2, 3, 4, 0, 0, time.Local)}, false)
+		}, false, []string{"nothing is known of web-1 at 2020-01-02 03:04; its first report was at "}},
 		{"show json", func(a *app) error { return a.inventoryShow(ctx, ask, inventory.ShowInput{Node: "web-2"}, false) }, true, []string{`"build": 9007199254740993`}},
 		{"diff", func(a *app) error {
 			return a.inventoryDiff(ctx, ask, inventory.DiffInput{Node: "web-1", Since: now.Add(-24 * time.Hour)}, false)

@@ -39,7 +39,7 @@ it complies with its baselines. A node that is offline or whose clock is wrong i
 no target of a condition.`,
 		Example: a.examples(
 			"starter nodes",
-			`starter nodes --where 'node.tags.role == "web" && node.compliance != "compliant"'`,
+			`starter nodes --where 'node.tags[?"role"].orValue("") == "web" && node.compliance != "compliant"'`,
 			"starter nodes -o json",
 			"starter nodes --html fleet.html",
 			"starter nodes forget web-7",
@@ -127,14 +127,26 @@ func (s *server) lister() registry.Lister {
 // matching lists the nodes for which a condition holds; "" holds for all.
 func (s *server) matching(ctx context.Context, where string) ([]registry.Listed, error) {
 	all, err := s.lister().All(ctx, time.Now())
-	if err != nil || where == "" {
-		return all, err
+	if err != nil {
+		return nil, err
+	}
+	return those(all, where)
+}
+
+// those are the nodes of all for which a condition holds.
+func those(all []registry.Listed, where string) ([]registry.Listed, error) {
+	if where == "" {
+		return all, nil
 	}
 	found := []registry.Listed{}
 	for i := range all {
 		v, err := expr.Eval(where, map[string]any{"node": all[i].Facts()})
 		if err != nil {
-			return nil, usagef("--where, of node %s: %v", all[i].ID, err)
+			hint := ""
+			if strings.Contains(err.Error(), "no such key") {
+				hint = "\n  of a tag that not every node has, ask node.tags[?\"NAME\"].orValue(\"\")"
+			}
+			return nil, usagef("--where, of node %s: %v%s", all[i].ID, err, hint)
 		}
 		if v == true {
 			found = append(found, all[i])

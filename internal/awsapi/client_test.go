@@ -398,7 +398,7 @@ func TestRefusals(t *testing.T) {
 		{here, "s3", "GetObject", map[string]any{"Bucket": "b", "Key": ""}, `s3 GetObject: ParamValidation: Key: is required, and not empty`},
 		{here, "sts", "GetCallerIdentity", map[string]any{"A": 1}, `sts GetCallerIdentity: ParamValidation: A: there is no such member; there are none`},
 		{here, "logs", "StartLiveTail", map[string]any{"logGroupIdentifiers": []any{"g"}}, `logs StartLiveTail: EventStreamUnsupported: it answers or takes a stream of events (responseStream), which is not supported`},
-		{Scope{}, "ec2", "DescribeInstances", nil, `ec2 DescribeInstances: NoEndpoint: no region is set: name one in the step, in AWS_REGION or in the profile`},
+		{Scope{}, "ec2", "DescribeInstances", nil, `ec2 DescribeInstances: NoEndpoint: no region is set: set AWS_REGION, or a region in the profile; a step may name one (aws: { region: … })`},
 		{Scope{Region: "eu-central-1", Role: "r"}, "ec2", "DescribeInstances", nil, `ec2 DescribeInstances: ParamValidation: the role "r" is a name; give its ARN, or the account that it is in`},
 	}
 	for _, tt := range tests {

@@ -286,7 +286,7 @@ func (c *Client) endpoint(k *call) (ep *endpoint, custom bool, err error) {
 	if none, ok := errors.AsType[noEndpoint](err); ok {
 		message := string(none)
 		if k.region == "" {
-			message = "no region is set: name one in the step, in AWS_REGION or in the profile"
+			message = "no region is set: set AWS_REGION, or a region in the profile; a step may name one (aws: { region: … })"
 		}
 		return nil, false, &Error{Code: CodeEndpoint, Class: Invalid, Message: message}
 	}

@@ -99,9 +99,11 @@ func (s Settings) noKey(usual string) error {
 			"  worker node-key %s\nprints what belongs into that file (or name it with --key-file, or %s); --insecure encrypts nothing",
 			ErrNoKey, usual, s.Node, EnvFile)
 	}
-	return fmt.Errorf("%w: payloads are encrypted, and there is no %s. Make a key once, for all workers and starters:\n"+
-		"  mkdir -p %s && (umask 077; worker key new > %s)\nor name the file that there is with --key-file or %s; --insecure encrypts nothing",
-		ErrNoKey, usual, filepath.Dir(usual), usual, EnvFile)
+	return fmt.Errorf("%w: payloads are encrypted, and there is no %s. If there are workers already, use their key:\n"+
+		"name its file with --key-file or %s (make dev keeps it in %s of the folder that it was started in).\n"+
+		"If not, make one, once, for all workers and starters; --insecure encrypts nothing:\n"+
+		"  mkdir -p %s && (umask 077; worker key new > %s)",
+		ErrNoKey, usual, EnvFile, DefaultFile, filepath.Dir(usual), usual)
 }
 
 // MakeFile makes a key file with a new key if there is none.

@@ -160,7 +160,12 @@ func (r *registrar) insist(ctx context.Context) error {
 		if err == nil || errors.As(err, &no) || ctx.Err() != nil {
 			return err
 		}
-		r.o.Logger.Warn("the registry does not answer (is a control worker running?); trying again", "node", r.o.ID, "in", pause, "error", err)
+		message := "the registry does not answer (is a control worker running?); trying again"
+		var denied *serviceerror.PermissionDenied
+		if errors.As(err, &denied) {
+			message = "the server refuses this node (is --id the name in its certificate?); trying again"
+		}
+		r.o.Logger.Warn(message, "node", r.o.ID, "in", pause, "error", err)
 		if !sleep(ctx, pause) {
 			return ctx.Err()
 		}

@@ -216,6 +216,9 @@ func names(paths []string) string {
 	return line(strings.Join(paths, ", ")) + more
 }
 
+// withOutput are the actions of which logs shows what they wrote.
+var withOutput = []string{"host.command.run", "host.patch.install"}
+
 // next are the commands that the outcome calls for.
 func next(v workflows.View, x Execution, o Options) []string {
 	var cmds []string
@@ -233,7 +236,7 @@ func next(v workflows.View, x Execution, o Options) []string {
 	}
 	failed, left := false, false
 	for _, s := range Recaps(v) {
-		failed = failed || s.Recap.Failed > 0
+		failed = failed || s.Recap.Failed > 0 && slices.Contains(withOutput, s.Form)
 		left = left || leftUndone(s.Recap)
 	}
 	if failed {
@@ -242,8 +245,8 @@ func next(v workflows.View, x Execution, o Options) []string {
 	if left {
 		cmds = append(cmds, o.Program+" run --only-failed "+id+"   # again, on the targets that it was not done on")
 	}
-	if v.Result.Outcome == workflows.RollbackFailed {
-		cmds = append(cmds, o.Program+" show "+id+"   # what was left in place")
+	if slices.ContainsFunc(v.Result.NotRolledBack, func(f *workflows.Failure) bool { return strings.HasPrefix(f.Action, "aws.") }) {
+		cmds = append(cmds, o.Program+" sweep --execution "+id+"   # what is left in AWS; with --yes it is removed")
 	}
 	if len(cmds) == 0 && v.Result.Outcome != workflows.Succeeded {
 		cmds = append(cmds, o.Program+" logs "+id+"   # what the commands before it wrote")

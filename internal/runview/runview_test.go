@@ -222,6 +222,19 @@ func TestScreen(t *testing.T) {
 	}
 }
 
+// Only of what writes something is it said that logs shows it.
+func TestEndingNamesLogsOfCommands(t *testing.T) {
+	for form, want := range map[string]bool{"host.command.run": true, "host.service.status": false} {
+		v := workflows.View{
+			Steps:  []workflows.StepView{{Path: "known", Form: form, Recap: &workflows.Recap{Total: 2, Failed: 2}}},
+			Result: &workflows.Result{Outcome: workflows.Failed},
+		}
+		if got := Ending(v, Execution{ID: "x"}, Options{Program: "starter"}); strings.Contains(got, "logs x --failed") != want {
+			t.Errorf("%s: want logs --failed %v, got\n%s", form, want, got)
+		}
+	}
+}
+
 // A message that fills the screen pushes away what to do next.
 func TestEndingBoundsMessages(t *testing.T) {
 	for name, message := range map[string]string{"long": strings.Repeat("日", 5000), "many lines": strings.Repeat("x\n", 500)} {
