@@ -20,9 +20,10 @@ import (
 
 // listFilter says which executions to list.
 type listFilter struct {
-	runbook, status, caller string
-	limit                   int
-	called                  bool
+	runbook, caller string
+	statuses        []string
+	limit           int
+	called          bool
 }
 
 var statuses = []string{"running", "waiting", "rolling_back", "finally", "succeeded", "failed", "rolled_back", "rollback_failed", "cancelled", "timed_out"}
@@ -35,13 +36,15 @@ func (a *app) listCommand() *cobra.Command {
 		Long: `List executions of runbooks, the newest first. Those that a runbook called are
 left out unless --called is given.`,
 		Example: a.examples(
-			"starter list --status waiting",
+			"starter list --status waiting,rollback_failed",
 			"starter list --runbook linux/rolling-restart --limit 5 -o json",
 		),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.status != "" && !slices.Contains(statuses, f.status) {
-				return usagef("--status is one of %s, not %q", strings.Join(statuses, ", "), f.status)
+			for _, status := range f.statuses {
+				if !slices.Contains(statuses, status) {
+					return usagef("--status is one of %s, not %q", strings.Join(statuses, ", "), status)
+				}
 			}
 			if f.limit < 1 {
 				return usagef("--limit is at least 1")
@@ -50,7 +53,7 @@ left out unless --called is given.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.runbook, "runbook", "", "only executions of this runbook")
-	cmd.Flags().StringVar(&f.status, "status", "", "only executions in this status: "+strings.Join(statuses, ", "))
+	cmd.Flags().StringSliceVar(&f.statuses, "status", nil, "only executions in these: "+strings.Join(statuses, ", "))
 	cmd.Flags().StringVar(&f.caller, "caller", "", "only executions that this user started")
 	cmd.Flags().IntVar(&f.limit, "limit", 20, "how many at most")
 	cmd.Flags().BoolVar(&f.called, "called", false, "also executions that a runbook called")
@@ -82,7 +85,7 @@ func (a *app) list(ctx context.Context, s *server, f listFilter) error {
 		return printJSON(a.stdout, found)
 	}
 	if len(found) == 0 {
-		if f.runbook+f.status+f.caller != "" {
+		if f.runbook+f.caller != "" || f.statuses != nil {
 			fmt.Fprintf(a.stderr, "no such executions; %s list shows all\n", a.again())
 		} else {
 			fmt.Fprintf(a.stderr, "no executions; %s run RUNBOOK starts one\n", a.again())
@@ -110,14 +113,20 @@ func (s *server) find(ctx context.Context, f listFilter) ([]listed, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	where := []string{workflows.AttrRunbook + " IS NOT NULL"}
-	equal := func(attr, value string) {
-		if value != "" {
-			where = append(where, fmt.Sprintf("%s = '%s'", attr, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value)))
+	oneOf := func(attr string, values ...string) {
+		var quoted []string
+		for _, v := range values {
+			if v != "" {
+				quoted = append(quoted, "'"+strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v)+"'")
+			}
+		}
+		if quoted != nil {
+			where = append(where, fmt.Sprintf("%s IN (%s)", attr, strings.Join(quoted, ", ")))
 		}
 	}
-	equal(workflows.AttrRunbook, f.runbook)
-	equal(workflows.AttrStatus, f.status)
-	equal(workflows.AttrCaller, f.caller)
+	oneOf(workflows.AttrRunbook, f.runbook)
+	oneOf(workflows.AttrStatus, f.statuses...)
+	oneOf(workflows.AttrCaller, f.caller)
 	found := []listed{}
 	var token []byte
 	for len(found) < f.limit {
