@@ -108,12 +108,11 @@ func (r *run) tellExecution(ctx workflow.Context) {
 	r.tell(ctx, p)
 }
 
+func nothing() {}
+
 // watched begins a part below that of ctx, and returns what tells that it has
 // ended, if it has.
 func (r *run) watched(ctx workflow.Context, key string, ended func() *Part) (workflow.Context, func()) {
-	if r.watcher == nil {
-		return ctx, func() {}
-	}
 	above, _ := ctx.Value(linkKey{}).(Link)
 	l := Link{Trace: above.Trace, Span: spanOf(r.id, r.firstRun, key), Parent: above.Span}
 	inner := workflow.WithValue(ctx, linkKey{}, l)
@@ -127,6 +126,9 @@ func (r *run) watched(ctx workflow.Context, key string, ended func() *Part) (wor
 
 // watchedStep is watched, of a step.
 func (r *run) watchedStep(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) (workflow.Context, func()) {
+	if r.watcher == nil { // a replay passes here ten thousand times: nothing is made
+		return ctx, nothing
+	}
 	before := rec.End // of a step that failed in an earlier run of the execution
 	return r.watched(ctx, path, func() *Part {
 		if rec.Start == nil || rec.End == nil || rec.End == before {
@@ -141,6 +143,9 @@ func (r *run) watchedStep(ctx workflow.Context, sc *scope, rec *record, path str
 
 // watchedTarget is watched, of one target of a step.
 func (r *run) watchedTarget(ctx workflow.Context, sc *scope, rec *record, path string, s *program.Step) (workflow.Context, func()) {
+	if r.watcher == nil {
+		return ctx, nothing
+	}
 	before := rec.End
 	// An operator may have it tried again, which is another part.
 	key := fmt.Sprintf("%s@%s\x00%d", path, rec.Target, rec.Start.UnixNano())
@@ -167,6 +172,9 @@ func partOf(rec *record, path string, s *program.Step) *Part {
 
 // watchedUndo is watched, of a compensation.
 func (r *run) watchedUndo(ctx workflow.Context, u *undo) (workflow.Context, func()) {
+	if r.watcher == nil {
+		return ctx, nothing
+	}
 	return r.watched(ctx, "undo\x00"+u.Path+"@"+u.Target+"\x00"+u.Token, func() *Part {
 		if u.Start == nil || u.End == nil {
 			return nil
