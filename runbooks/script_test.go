@@ -40,7 +40,7 @@ func TestRunCommandRunsTheGivenScript(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := exec.LookPath(c.shell); err != nil {
+			if _, err := exec.LookPath(c.shell); err != nil && os.Getenv("CI") != "true" {
 				t.Skip(err)
 			}
 			dir := t.TempDir()

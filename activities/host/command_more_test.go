@@ -215,7 +215,7 @@ func TestCommandInRoot(t *testing.T) {
 }
 
 func TestCommandUser(t *testing.T) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
 		t.Skip("only root can run commands as somebody else")
 	}
 	b := newBench(t)

@@ -282,7 +282,7 @@ func TestDirectoryLeftBehind(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=700"); err != nil {
-		if os.Getenv("CI") == "true" && os.Geteuid() == 0 {
+		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
 		}
 		t.Skipf("a file system of its own needs root: %v", err)

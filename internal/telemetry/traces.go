@@ -103,9 +103,9 @@ func (t *Traces) Watch(p workflows.Part) {
 		attribute.String("almanac.runbook", p.Runbook),
 		attribute.String("almanac.outcome", p.State),
 	}
-	for key, value := range map[string]string{"step": p.Step, "action": p.Action, "node": p.Node, "error.kind": p.Kind} {
-		if value != "" {
-			attributes = append(attributes, attribute.String("almanac."+key, value))
+	for _, a := range [][2]string{{"step", p.Step}, {"action", p.Action}, {"node", p.Node}, {"error.kind", p.Kind}} {
+		if a[1] != "" {
+			attributes = append(attributes, attribute.String("almanac."+a[0], a[1]))
 		}
 	}
 	failed := p.Kind
