@@ -42,6 +42,10 @@ const (
 	workerSpeaks = dial.WorkerHeartbeat
 )
 
+// workerServes is how long a worker that has given a sign of life may take until it asks for work of each kind. The
+// server counts a queue as used for 30 s after its last task; a queue that only the version before had is free then.
+const workerServes = 40 * time.Second
+
 // version is one version of the worker, or the workers that have none.
 type version struct {
 	Deployment string  `json:"deployment,omitempty"`
@@ -426,10 +430,16 @@ func (a *app) useVersion(ctx context.Context, s *server, name, build string, ram
 			return fmt.Errorf("%s is current: it takes what starts, until another one is current", v.name())
 		case *ramp == 0 && v.Status != "ramping": // it is another one that takes a part
 		default:
-			_, err = handle.SetRampingVersion(ctx, o)
+			err = a.whenServing(ctx, v, func() error {
+				_, err := handle.SetRampingVersion(ctx, o)
+				return err
+			})
 		}
 	} else {
-		_, err = handle.SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: target})
+		err = a.whenServing(ctx, v, func() error {
+			_, err := handle.SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: target})
+			return err
+		})
 	}
 	if err != nil {
 		return a.explain(s, "", err)
@@ -508,6 +518,31 @@ func (a *app) await(ctx context.Context, s *server, name, build string) (*versio
 		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		}
+	}
+}
+
+// whenServing changes what a version takes. A worker that was started a moment ago may have sent its first sign of life,
+// and not yet have asked for work of each kind; the server refuses such a version until it has.
+func (a *app) whenServing(ctx context.Context, v *version, change func() error) error {
+	said := false
+	for end := time.Now().Add(workerServes); ; {
+		err := change()
+		var refused *serviceerror.FailedPrecondition
+		if !errors.As(err, &refused) || !strings.Contains(refused.Message, "missing active task queues") {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the workers of version %s do not ask for all the work which those of the current one do: look at their logs, or wait until all have started", v.name())
+		}
+		if !said {
+			said = true
+			fmt.Fprintf(a.stderr, "the worker of version %s does not ask for all work yet; waiting for it\n", v.name())
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

@@ -11,6 +11,7 @@ package upgrade
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/almanac-run/almanac/dev/server"
 	"github.com/almanac-run/almanac/internal/node"
@@ -467,6 +470,52 @@ func TestUpgrade(t *testing.T) {
 	if out := h.must("nodes"); !strings.Contains(out, "n1") {
 		t.Errorf("the registry has not moved along: %s", out)
 	}
+}
+
+// TestUseWaits makes a version current whose worker asks for activities only, as one that has just been started may: the
+// command waits until the worker asks for everything that the current version serves.
+func TestUseWaits(t *testing.T) {
+	t.Parallel()
+	now := build(t, root(t), []string{"worker", "agent", "starter"}, nil)
+	h := settle(t, now)
+	h.agent(now, "n1")
+	h.worker(now, "1")
+	h.wait("almanac:1 is current", "versions", "use", "1")
+	h.wait("n1", "nodes")
+	h.begin("fan", fan, "") // the server asks for queues only that are in use
+
+	c, err := client.Dial(client.Options{HostPort: h.address, WorkerHeartbeatInterval: time.Second, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	half := worker.New(c, workflows.TaskQueue, worker.Options{
+		DisableWorkflowWorker: true,
+		DeploymentOptions:     worker.DeploymentOptions{UseVersioning: true, Version: worker.WorkerDeploymentVersion{DeploymentName: "almanac", BuildID: "2"}},
+	})
+	half.RegisterActivityWithOptions(func() error { return nil }, activity.RegisterOptions{Name: "none"})
+	if err := half.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer half.Stop()
+	h.version("2", func(v versionRow) bool { return v.Workers > 0 })
+
+	used := make(chan string, 1)
+	go func() {
+		code, out := h.run("versions", "use", "2")
+		used <- fmt.Sprint(code, " ", out)
+	}()
+	time.Sleep(3 * time.Second)
+	h.worker(now, "2")
+	if out := <-used; !strings.HasPrefix(out, "0 ") || !strings.Contains(out, "does not ask for all work yet") || !strings.Contains(out, "almanac:2 is current") {
+		t.Errorf("versions use 2: %s", out)
+	}
+	h.begin("new", approval, "waiting")
+	h.on("2", "new")
+	h.must("approve", "new")
+	h.done("new", 0, "one", "two")
+	h.done("fan", 0, eight...)
+	h.on("1", "fan")
 }
 
 // TestUpgradeFromUnversioned gives a worker a version while executions are open, and takes it away again.
