@@ -29,7 +29,7 @@ var layers = []struct {
 	{"plain data and arithmetic, and what talks to the machine only", []string{
 		"lang/program", "fleet", "runbooks", "internal/output", "internal/secret", "internal/journal", "internal/dial",
 		"internal/docs", "internal/registry", "internal/memory", "internal/report", "internal/instance", "internal/codec",
-		"internal/worklog", "internal/pgtest",
+		"internal/worklog", "internal/pgtest", "internal/pgtext",
 	}},
 	{"YAML with places becomes data; commands survive their agent; outputs are brought to the central store, and removed when they are old", []string{
 		"lang/syntax", "internal/command", "internal/settings", "internal/output/ship", "internal/output/retain", "internal/output/postgres",

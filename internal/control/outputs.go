@@ -30,6 +30,7 @@ import (
 	"github.com/almanac-run/almanac/internal/output/retain"
 	"github.com/almanac-run/almanac/internal/output/s3"
 	"github.com/almanac-run/almanac/internal/output/ship"
+	"github.com/almanac-run/almanac/internal/pgtext"
 	"github.com/almanac-run/almanac/workflows"
 )
 
@@ -93,10 +94,10 @@ func newCentral(ctx context.Context, c Central) (output.Central, func(), error) 
 	nothing := func() {}
 	switch {
 	case c.Endpoint != "" && !strings.HasPrefix(c.Address, "s3://"):
-		return nil, nil, fmt.Errorf("an endpoint is set for the output store (%s), and the store is none of S3's: want s3://bucket/prefix", c.Endpoint)
+		return nil, nil, fmt.Errorf("an endpoint is set for the output store (%s), and the store is none of S3's: want s3://bucket/prefix", pgtext.Masked(c.Endpoint))
 	case c.Address == "":
 		return nil, nothing, nil
-	case postgres.Is(c.Address):
+	case pgtext.Is(c.Address):
 		s, err := postgres.New(c.Address)
 		if err != nil {
 			return nil, nil, err
@@ -115,6 +116,8 @@ func newCentral(ctx context.Context, c Central) (output.Central, func(), error) 
 	case strings.Contains(c.Address, "://"):
 		scheme, _, _ := strings.Cut(c.Address, "://") // behind it may be a password
 		return nil, nil, fmt.Errorf("output store %s://…: want a directory, s3://bucket/prefix or postgres://…", scheme)
+	case pgtext.Masked(c.Address) != c.Address: // password=… would be the name of a directory
+		return nil, nil, fmt.Errorf("output store %s: want a directory, s3://bucket/prefix or postgres://…", pgtext.Masked(c.Address))
 	}
 	return output.InDir(c.Address), nothing, nil
 }

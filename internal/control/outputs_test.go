@@ -427,8 +427,9 @@ func TestOpenCentral(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for address, want := range map[string]string{
 		"ftp://x": "want a directory", "postgre://almanac:hunter2-hunter2@/x": "output store postgre://…: want a directory", "s3://": "want s3://bucket/prefix", "s3://a_b/c": "want s3://bucket/prefix", "s3://key:hunter2-x@bucket/p": "want s3://bucket/prefix",
-		"postgres://almanac:hunter2-hunter2@/x?port=none": "output store postgres://almanac:xxxxx@/x",
-		"/dev/null/outputs": "not a directory",
+		"postgres://almanac:hunter2-hunter2@/x?port=none": "output store postgres://almanac:***@/x?port=none: ",
+		"host=h password=hunter2-hunter2":                 "output store host=h password=***: want a directory",
+		"/dev/null/outputs":                               "not a directory",
 	} {
 		_, _, err := openCentral(t.Context(), Central{Address: address}, log)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
@@ -444,7 +445,7 @@ func TestOpenCentral(t *testing.T) {
 	var said strings.Builder
 	log = slog.New(slog.NewTextHandler(&said, nil))
 	store, done, err := openCentral(t.Context(), Central{Address: "postgres://almanac:hunter2-hunter2@/x?host=/nonexistent"}, log)
-	if store == nil || err != nil || !strings.Contains(said.String(), "output store postgres://almanac:xxxxx@/x: ") || strings.Contains(said.String(), "hunter2") {
+	if store == nil || err != nil || !strings.Contains(said.String(), "output store postgres://almanac:***@/x?host=/nonexistent: ") || strings.Contains(said.String(), "hunter2") {
 		t.Errorf("a database that is away: %v, %s", err, &said)
 	}
 	done()

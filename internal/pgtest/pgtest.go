@@ -8,6 +8,7 @@ package pgtest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/user"
@@ -22,6 +23,10 @@ import (
 
 // Server is a PostgreSQL. The zero Server has not been started. Whoever has one calls Stop at the end of TestMain.
 type Server struct {
+	Password string    // of the user almanac, letters and digits; empty: one for tests
+	Settings []string  // such as log_statement=all
+	Log      io.Writer // what the server logs; nil: nowhere
+
 	once sync.Once
 	err  error
 	dir  string // of the socket
@@ -31,8 +36,6 @@ type Server struct {
 }
 
 var errAbsent = errors.New("there is no PostgreSQL: install the package postgresql")
-
-const password = "hunter2-hunter2"
 
 // Database makes an empty database and returns its address, with the password in it.
 func (s *Server) Database(t testing.TB) string {
@@ -45,15 +48,23 @@ func (s *Server) Database(t testing.TB) string {
 		t.Fatal(s.err)
 	}
 	name := fmt.Sprintf("test%d", s.made.Add(1))
-	if out, err := s.client("createdb", name); err != nil {
-		t.Fatalf("createdb: %v\n%s", err, out)
-	}
+	s.Run(t, "createdb", name)
 	return s.Address(name)
+}
+
+// Run runs one of PostgreSQL's own programs, and returns what it printed.
+func (s *Server) Run(t testing.TB, program string, args ...string) []byte {
+	t.Helper()
+	out, err := s.client(program, args...)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", program, err, out)
+	}
+	return out
 }
 
 // Address is that of a database, which may not be there.
 func (s *Server) Address(database string) string {
-	return "postgres://almanac:" + password + "@/" + database + "?host=" + s.dir
+	return "postgres://almanac:" + s.Password + "@/" + database + "?host=" + s.dir
 }
 
 // Dir is the directory of the socket, which is in each address.
@@ -93,8 +104,15 @@ func (s *Server) start() error {
 		}
 		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
+	if s.Password == "" {
+		s.Password = "hunter2-hunter2"
+	}
 	data, file := filepath.Join(s.dir, "data"), filepath.Join(s.dir, "password")
-	if err := os.WriteFile(file, []byte(password+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(s.Password+"\n"), 0o644); err != nil {
+		return err
+	}
+	// Not in the environment of the programs that client runs, where others see it.
+	if err := os.WriteFile(s.passfile(), []byte("*:*:*:*:"+s.Password+"\n"), 0o600); err != nil {
 		return err
 	}
 	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "-D", data, "-A", "scram-sha-256", "--pwfile", file, "-U", "almanac", "-N", "-E", "UTF8", "--locale=C.UTF-8")
@@ -103,7 +121,10 @@ func (s *Server) start() error {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	s.cmd = exec.Command(filepath.Join(s.bin, "postgres"), "-D", data, "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off")
-	s.cmd.SysProcAttr, s.cmd.Dir = &attr, s.dir
+	for _, setting := range s.Settings {
+		s.cmd.Args = append(s.cmd.Args, "-c", setting)
+	}
+	s.cmd.SysProcAttr, s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = &attr, s.dir, s.Log, s.Log
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
@@ -119,9 +140,11 @@ func (s *Server) start() error {
 	}
 }
 
+func (s *Server) passfile() string { return filepath.Join(s.dir, "passfile") }
+
 // client runs one of PostgreSQL's own programs.
 func (s *Server) client(program string, args ...string) ([]byte, error) {
 	cmd := exec.Command(filepath.Join(s.bin, program), append([]string{"-h", s.dir, "-U", "almanac"}, args...)...)
-	cmd.Env = append(os.Environ(), "PGPASSWORD="+password)
+	cmd.Env = append(os.Environ(), "PGPASSFILE="+s.passfile())
 	return cmd.CombinedOutput()
 }

@@ -1,7 +1,7 @@
 // Package settings gives the flags of a program their values from the
 // environment and from a file as well.
 //
-// It gives Resolve. It promises one precedence for every setting: the flag on
+// It gives Resolve, and Misspelt. It promises one precedence for every setting: the flag on
 // the command line, else the environment variable ALMANAC_<FLAG>, else the file,
 // else the default; that a mistake in the file has a place and all mistakes are
 // told at once; and to say of each setting where it comes from. It refuses to
@@ -14,9 +14,14 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/almanac-run/almanac/internal/codec"
+	"github.com/almanac-run/almanac/internal/pgtext"
+	"github.com/almanac-run/almanac/lang/program"
 )
 
 // The flag that names the file, and its variable.
@@ -49,9 +54,12 @@ func Instead(fs *pflag.FlagSet, flag, variable string) {
 	}
 }
 
+// prefix begins the names of our variables.
+const prefix = "ALMANAC_"
+
 // Variable is the environment variable of a flag.
 func Variable(flag string) string {
-	return "ALMANAC_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	return prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
 // Of lists the flags of fs that are settings, by name.
@@ -116,11 +124,59 @@ func Resolve(fs *pflag.FlagSet) ([]Setting, error) {
 				wrong = append(wrong, fmt.Errorf("%s: %s: %w", e.place, f.Name, err))
 			}
 		}
-		s.Value = masked(f.Value.String())
+		s.Value = masked(f)
 		all = append(all, s)
 	}
 	return all, errors.Join(wrong...)
 }
+
+// masked is the value of a flag as it may be shown.
+func masked(f *pflag.Flag) string {
+	slice, many := f.Value.(pflag.SliceValue)
+	if !many {
+		return pgtext.Masked(f.Value.String())
+	}
+	var values []string
+	for _, v := range slice.GetSlice() {
+		values = append(values, pgtext.Masked(v))
+	}
+	return "[" + strings.Join(values, ",") + "]"
+}
+
+// Misspelt lists the variables of an environment (os.Environ) that are no setting, but look as if one was meant: a
+// sentence for each, with its name and never its value. Others are not told of: our programs share environments, and people have
+// variables of their own.
+func Misspelt(fs *pflag.FlagSet, environ []string) []string {
+	names := []string{EnvFile, codec.EnvKeys, codec.EnvFile, codec.EnvInsecure, codec.EnvRefuse}
+	for _, f := range Of(fs) {
+		names = append(append(names, Variable(f.Name)), f.Annotations[instead]...)
+	}
+	var rest []string // the prefix would make all of them alike
+	for _, n := range names {
+		rest = append(rest, strings.TrimPrefix(n, prefix))
+	}
+	var all []string
+	for _, v := range environ {
+		name, value, _ := strings.Cut(v, "=")
+		if value == "" || slices.Contains(names, name) || !nameForm.MatchString(name) {
+			continue
+		}
+		meant := program.Nearest(name, names)
+		if r, ok := strings.CutPrefix(name, prefix); ok {
+			if meant = program.Nearest(r, rest); meant != "" {
+				meant = prefix + meant
+			}
+		}
+		if meant != "" {
+			all = append(all, fmt.Sprintf("%s is no setting; did you mean %s?", name, meant))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// nameForm is that of a name which somebody may have typed.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
 
 // setText sets a flag to the text of a variable.
 func setText(f *pflag.Flag, text string) error {
@@ -153,13 +209,6 @@ func set(f *pflag.Flag, values []string, list bool) error {
 		f.Changed = true
 	}
 	return err
-}
-
-// password is what a connection string has of one, as a URL or as words.
-var password = regexp.MustCompile(`(://[^:/@\s]*:)\S*(@)|(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s&\\]|\\.)*)`)
-
-func masked(value string) string {
-	return password.ReplaceAllString(value, "$1$3***$2")
 }
 
 // Table is the settings of fs as a table in Markdown, for the documentation:

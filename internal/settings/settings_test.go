@@ -146,22 +146,59 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// What a password may look like is pgtext's to know.
 func TestMasked(t *testing.T) {
-	for value, want := range map[string]string{
-		"postgres://u:p@ss@h/db":               "postgres://u:***@h/db",
-		"postgres://u@h/db":                    "postgres://u@h/db",
-		"host=h password=pw user=u":            "host=h password=*** user=u",
-		"host=h password='p w' u=u":            "host=h password=*** u=u",
-		"postgres://h/db?password=x":           "postgres://h/db?password=***",
-		"postgres://h/db?sslpassword=x&user=u": "postgres://h/db?sslpassword=***&user=u",
-		"host=h password = pw user=u":          "host=h password = *** user=u",
-		`host=h password='p\' w' user=u`:       "host=h password=*** user=u",
-		`host=h password=p\ w user=u`:          "host=h password=*** user=u",
-		".almanac/inventory.db":                ".almanac/inventory.db",
-		"127.0.0.1:9464":                       "127.0.0.1:9464",
-	} {
-		if got := masked(value); got != want {
-			t.Errorf("%s is shown as %s, want %s", value, got, want)
+	fs, _, _ := flags()
+	if err := fs.Parse([]string{"--queue", "postgres://u:hunter@h/db", "--place", "http://a:hunter@b", "--place", "password=hunter"}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := Resolve(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if want, ok := map[string]string{"queue": "postgres://u:***@h/db", "place": "[http://a:***@b,password=***]"}[s.Name]; ok && s.Value != want {
+			t.Errorf("%s is shown as %s, want %s", s.Name, s.Value, want)
 		}
+	}
+}
+
+func TestMisspelt(t *testing.T) {
+	for _, tt := range []struct{ variable, meant string }{
+		{"ALMANAC_QUEEU", "ALMANAC_QUEUE"},
+		{"ALMANAC_queue", "ALMANAC_QUEUE"},
+		{"ALMANAC_QUEUE", ""},
+		{"ALMANCA_QUEUE", "ALMANAC_QUEUE"},
+		{"ALMANAC-QUEUE", "ALMANAC_QUEUE"},
+		{"ALMANAC_STOP_TIMOUT", "ALMANAC_STOP_TIMEOUT"},
+		{"ALMANAC_KEYFILE", "ALMANAC_KEY_FILE"},
+		{"ALMANAC_KEY", "ALMANAC_KEYS"},
+		{"ALMANAC_REFUSE_PLIAN", "ALMANAC_REFUSE_PLAIN"},
+		{"ALMANAC_CONFG", "ALMANAC_CONFIG"},
+		{"ALMANAC_TESTKEY", "ALMANAC_TESTKEYS"},
+		{"ALMANAC_TESTKEYS", ""},
+		{"ALMANAC_KEYS", ""},
+		{"ALMANAC_NODE", ""},
+		{"ALMANAC_KEPT", ""},
+		{"ALMANAC_X", ""},
+		{"ALMANAC_", ""},
+		{"QUEUE", ""},
+		{"QUEEU", ""},
+		{"ALMANAC_QUE\nUE", ""},
+		{"", ""},
+	} {
+		fs, _, _ := flags()
+		got := Misspelt(fs, []string{"PATH=/bin", tt.variable + "=canary=1"})
+		var want []string
+		if tt.meant != "" {
+			want = []string{tt.variable + " is no setting; did you mean " + tt.meant + "?"}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", tt.variable, diff)
+		}
+	}
+	fs, _, _ := flags()
+	if got := Misspelt(fs, []string{"ALMANAC_QUEEU=", "ALMANAC_QUEEU"}); got != nil {
+		t.Errorf("an empty variable counts as none: %s", got)
 	}
 }

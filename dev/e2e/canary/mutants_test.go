@@ -20,7 +20,7 @@ var mutants = []mutant{
 	{
 		"what commands print is not masked",
 		"internal/secret/mask.go", "\tvar found []span\n", "\tvar found []span\n\tb = nil\n",
-		[]pair{{"secret.node_env", "what the keys open"}, {"secret.worker_env", "what the keys open"}, {"secret.node_env", "output store"}, {"secret.node_env", "journal"}, {"secret.node_env", "terminal of starter"}, {"secret.worker_env", "terminal of starter"}},
+		[]pair{{"secret.node_env", "what the keys open"}, {"secret.worker_env", "what the keys open"}, {"secret.node_env", "output store"}, {"secret.node_env", "S3 objects"}, {"secret.node_env", "PostgreSQL outputs"}, {"secret.node_env", "journal"}, {"secret.node_env", "terminal of starter"}, {"secret.worker_env", "terminal of starter"}},
 	}, {
 		"an input in the log",
 		"activities/activities.go", "\treturn serve(ctx, o, a.Name, token, target, func(ctx context.Context) (any, error) {\n\t\treturn a.Do",
@@ -29,7 +29,7 @@ var mutants = []mutant{
 	}, {
 		"a secret in a command's arguments",
 		"activities/host/command_run.go", "\tspec.Argv = append(spec.Argv, in.Args...)\n", "\tspec.Argv = append(append(spec.Argv, in.Args...), spec.Mask...)\n",
-		[]pair{{"secret.node_env", "cmdline of command"}, {"secret.node_file", "cmdline of command"}},
+		[]pair{{"secret.node_env", "cmdline of command"}, {"secret.node_env", "cmdline of shell"}, {"secret.node_file", "cmdline of shell"}},
 	}, {
 		"nothing is encrypted",
 		"internal/codec/codec.go", "\t\tif sealed[i], err = c.seal(p); err != nil {\n", "\t\tif sealed[i] = p; err != nil {\n",
@@ -44,7 +44,7 @@ var mutants = []mutant{
 		[]pair{{"secret.node_file", "journal"}},
 	}, {
 		"a password in an error",
-		"internal/inventory/store/store.go", "what, driver = \"inventory store \"+withoutPassword(dsn)", "what, driver = \"inventory store \"+dsn",
+		"internal/inventory/store/store.go", "what, driver := \"inventory store \"+pgtext.Masked(dsn)", "what, driver := \"inventory store \"+dsn",
 		[]pair{{"inventory.dsn", "log of a worker that cannot start"}},
 	}, {
 		"the codec server says which token it refused",
@@ -58,6 +58,34 @@ var mutants = []mutant{
 		"a key in the log",
 		"internal/node/node.go", "\t// One state directory serves one agent.\n", "\tif b, err := os.ReadFile(filepath.Join(o.StateDir, \"keys\")); err == nil {\n\t\to.Logger.Info(\"keys\", \"file\", b)\n\t}\n",
 		[]pair{{"key.node", "log of agent"}},
+	}, {
+		"a credential in the addresses of S3",
+		"internal/awsapi/send.go", "\treturn c.signer.SignHTTP(", "\treq.URL.RawQuery += \"&token=\" + creds.SecretAccessKey\n\treturn c.signer.SignHTTP(",
+		[]pair{{"aws.secret_access_key", "S3 addresses"}},
+	}, {
+		"the beginning of an output in an object's metadata",
+		"internal/output/s3/s3.go", "\"Body\": body}", "\"Body\": body, \"Metadata\": map[string]any{\"begins\": fmt.Sprintf(\"%x\", body[:min(len(body), 300)])}}",
+		[]pair{{"input", "S3 headers"}, {"input", "S3 names"}},
+	}, {
+		"the store's password tells PostgreSQL who is there",
+		"internal/output/postgres/postgres.go", "\tconfig.MaxConns = atOnce\n", "\tconfig.MaxConns = atOnce\n\tconfig.ConnConfig.RuntimeParams[\"application_name\"] = config.ConnConfig.Password\n",
+		[]pair{{"pg.store_password", "PostgreSQL log"}},
+	}, {
+		"the store's password in the note of an output",
+		"internal/output/postgres/postgres.go", "\t\treturn s.set(ctx, tx, ref, &id, size, \"\")\n", "\t\treturn s.set(ctx, tx, ref, &id, size, s.db.Config().ConnConfig.Password)\n",
+		[]pair{{"pg.store_password", "PostgreSQL outputs"}},
+	}, {
+		"the inventory keeps where it is",
+		"internal/inventory/store/store.go", "\ts.db.SetMaxOpenConns(atOnce)\n", "\ts.db.SetMaxOpenConns(atOnce)\n\t_, _ = s.db.ExecContext(ctx, \"create table whereabouts as select '\"+dsn+\"'::text as dsn\")\n",
+		[]pair{{"pg.store_password", "PostgreSQL inventory"}},
+	}, {
+		"settings are printed as they are",
+		"internal/settings/settings.go", "\t\ts.Value = masked(f)\n", "\t\ts.Value = f.Value.String()\n",
+		[]pair{{"inventory.dsn", "settings as printed"}, {"output.dsn", "settings as printed"}},
+	}, {
+		"the store's password in the worker's log",
+		"internal/control/control.go", "\tcentral, closeCentral, err := openCentral(", "\to.Logger.Info(\"the output store\", \"at\", o.Central.Address)\n\tcentral, closeCentral, err := openCentral(",
+		[]pair{{"pg.store_password", "log of worker"}},
 	},
 }
 
@@ -114,11 +142,11 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	w.starter(0, "logs", id)
 	w.operate()
 	w.decrypt()
-	w.fetch([]string{id})
+	w.fetch(append(w.stores(), id))
 	var found []sighting
 	w.look(s, &found, map[string]int{})
 	found = append(found, processes.end()...)
-	seen, list := map[pair]bool{}, theList(t)
+	seen, list := map[pair]bool{}, w.theList()
 	for _, f := range found {
 		seen[pair{f.kind, f.place}] = true
 	}
@@ -127,6 +155,7 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 		missed := 0
 		for _, p := range m.want {
 			switch _, allowed := list[p]; {
+			case !w.has(p):
 			case allowed:
 				missed++
 				t.Errorf("%s: %s in %s is on the list: nothing would be noticed", m.name, p.kind, p.place)

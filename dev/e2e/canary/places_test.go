@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/johannesboyne/gofakes3"
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/proxy"
@@ -34,7 +35,7 @@ func (w *world) places() []place {
 	return []place{
 		{"database", w.files("server")},
 		{"log of the server", w.files("logs/server")},
-		{"log of worker", w.files("logs/worker")},
+		{"log of worker", w.files("logs/worker*")},
 		{"log of agent", w.files("logs/agent")},
 		{"log of codec", w.files("logs/codec")},
 		{"log of panic worker", w.files("logs/panic worker")},
@@ -49,6 +50,18 @@ func (w *world) places() []place {
 		{"agent's state", w.files("state", "state/journal", "state/output")},
 		{"output store", w.files("state/output")},
 		{"central output store", w.files("central")},
+		{"S3 addresses", w.reply("s3 addresses")},
+		{"S3 headers", w.reply("s3 headers")},
+		{"S3 objects", w.reply("s3 bodies")},
+		{"S3 objects", w.objects},
+		{"S3 names", w.names},
+		{"PostgreSQL outputs", w.reply("postgres outputs")},
+		{"PostgreSQL inventory", w.reply("postgres inventory")},
+		{"PostgreSQL log", w.files("logs/postgresql")},
+		{"cmdline of shell", w.files("seen/cmdline.shell")},
+		{"environ of shell", w.files("seen/environ.shell")},
+		{"cmdline of supervisor", w.files("seen/cmdline.supervisor")},
+		{"environ of supervisor", w.files("seen/environ.supervisor")},
 		{"settings as printed", w.files("logs/config")},
 		{"worker's directory", w.files(".almanac", ".almanac/inventory.db")},
 		{"inventory", w.files(".almanac/inventory.db*")},
@@ -74,6 +87,43 @@ func (w *world) reply(name string) func(func([]byte)) {
 		defer w.mu.Unlock()
 		yield(w.replies[name])
 	}
+}
+
+// stored calls each for what is in the bucket.
+func (w *world) stored(each func(*gofakes3.Object)) {
+	list, err := w.bucket.ListBucket("outputs", nil, gofakes3.ListBucketPage{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, c := range list.Contents {
+		o, err := w.bucket.GetObject("outputs", c.Key, nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		each(o)
+		_ = o.Contents.Close()
+	}
+}
+
+func (w *world) objects(yield func([]byte)) {
+	w.stored(func(o *gofakes3.Object) {
+		b, err := io.ReadAll(o.Contents)
+		if err != nil {
+			w.t.Error(err)
+		}
+		yield(b)
+	})
+}
+
+func (w *world) names(yield func([]byte)) {
+	w.stored(func(o *gofakes3.Object) {
+		yield([]byte(o.Name))
+		for name, value := range o.Metadata {
+			if strings.HasPrefix(name, "X-Amz-Meta-") { // the fake keeps what was sent to S3 alone, too
+				yield([]byte(name + ": " + value))
+			}
+		}
+	})
 }
 
 // files are the contents and names of the files that a pattern names, and below

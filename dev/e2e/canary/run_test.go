@@ -10,12 +10,14 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/johannesboyne/gofakes3"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -47,7 +49,7 @@ var (
 	plainSecrets = []string{"secret.hook", "secret.hook_refused"}
 
 	// Secrets of the programs themselves.
-	settings = []string{"temporal.api_key", "codec.token", "codec.wrong_token", "aws.secret_access_key", "aws.session_token", "pg.password", "inventory.dsn", "output.dsn", "otlp.headers"}
+	settings = []string{"temporal.api_key", "codec.token", "codec.wrong_token", "aws.secret_access_key", "aws.session_token", "pg.password", "pg.store_password", "inventory.dsn", "output.dsn", "otlp.headers"}
 )
 
 // settle plants everything and starts the programs.
@@ -88,6 +90,9 @@ func (w *world) settle() *searcher {
 	w.write("secrets/config.yaml", "output: "+w.dsn("output.dsn")+"\ninventory: "+w.dsn("inventory.dsn")+"\n")
 	w.write("secrets/tokens", "ann "+w.value("codec.token")+"\n")
 	w.runbooks()
+	w.shells()
+	w.database()
+	w.write("secrets/postgresql.yaml", "output: "+w.outputs+"\ninventory: "+w.facts+"\n")
 	return newSearcher(w.g)
 }
 
@@ -98,16 +103,21 @@ func (w *world) value(kind string) string {
 	return w.g[kind].value
 }
 
-func (w *world) start() {
+// work starts a worker.
+func (w *world) work(name string, args ...string) {
 	w.t.Helper()
-	aws := []string{
+	w.serve(name, "worker", []string{
 		"AWS_ENDPOINT_URL=" + w.aws.URL, "AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
 		"AWS_ACCESS_KEY_ID=AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY=" + w.value("aws.secret_access_key"), "AWS_SESSION_TOKEN=" + w.value("aws.session_token"),
-	}
-	w.serve("worker", "worker", append(aws, "CANARY_TOKEN="+w.value("secret.worker_env"), "CANARY_MAIL="+w.value("secret.mail"), "PGPASSWORD="+w.value("pg.password"),
-		"CANARY_HOOK="+w.receiver.URL+"/hook/"+w.value("secret.hook"), "CANARY_REFUSED=http://127.0.0.1:1/"+w.value("secret.hook_refused"),
-		"OTEL_EXPORTER_OTLP_ENDPOINT="+w.otlp.URL, "OTEL_EXPORTER_OTLP_HEADERS=authorization="+w.value("otlp.headers"), "OTEL_BSP_SCHEDULE_DELAY=200"),
-		"--log-level", "debug", "--listen", "127.0.0.1:0", "--output", w.path("central"))
+		"CANARY_TOKEN=" + w.value("secret.worker_env"), "CANARY_MAIL=" + w.value("secret.mail"), "PGPASSWORD=" + w.value("pg.password"),
+		"CANARY_HOOK=" + w.receiver.URL + "/hook/" + w.value("secret.hook"), "CANARY_REFUSED=http://127.0.0.1:1/" + w.value("secret.hook_refused"),
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + w.otlp.URL, "OTEL_EXPORTER_OTLP_HEADERS=authorization=" + w.value("otlp.headers"), "OTEL_BSP_SCHEDULE_DELAY=200",
+	}, append([]string{"--log-level", "debug", "--listen", "127.0.0.1:0"}, args...)...)
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	w.work("worker", "--output", w.path("central"))
 	w.serve("agent", "agent", []string{"CANARY_TOKEN=" + w.value("secret.node_env")},
 		"--log-level", "debug", "--id", "n1", "--state-dir", w.path("state"), "--root", w.path("root"), "--ec2-metadata", "off", "--tag", "what="+w.value("tag"))
 	w.serve("panic worker", "panic worker", []string{"CANARY_ROLE=panic", "CANARY_TOKEN=" + w.value("secret.panic")})
@@ -375,9 +385,18 @@ func (w *world) operate() {
 	if code != 0 || !strings.Contains(out, "postgres://") {
 		w.t.Errorf("worker config: exit code %d: %s", code, out)
 	}
-	// Workers that cannot start, since a database is not there.
+	// Workers that cannot start, since a database is not there, or not to be found by what was typed.
 	var refused []byte
-	for _, args := range [][]string{{"--inventory", w.dsn("inventory.dsn")}, {"--config", "secrets/config.yaml"}} {
+	password := w.value("inventory.dsn")
+	for _, args := range [][]string{
+		{"--inventory", w.dsn("inventory.dsn")}, {"--config", "secrets/config.yaml"},
+		// And some that are mistyped.
+		{"--inventory", "postgres://almanac:12/" + password + "@127.0.0.1:1/almanac"},
+		{"--inventory", "postgres://127.0.0.1:1/almanac?password=" + password + "&sslmode=strict"},
+		{"--inventory", "host=127.0.0.1 port=1 password=" + password},
+		{"--output", "postgres://almanac:" + password + "%@127.0.0.1:1/almanac"},
+		{"--output", "host=127.0.0.1 port=1 password='" + password + " dbname=almanac"},
+	} {
 		code, out := w.run("worker", []string{"PGPASSWORD=" + w.value("pg.password"), "PGCONNECT_TIMEOUT=2"}, append([]string{"--task-queue", "other", "--log-level", "debug"}, args...)...)
 		refused = append(refused, out...)
 		if code == 0 || !strings.Contains(out, "postgres://") {
@@ -385,6 +404,48 @@ func (w *world) operate() {
 		}
 	}
 	w.write("logs/refused", string(refused))
+}
+
+// stores lets other workers take the place of the first, one after the other, that keep outputs in S3, and outputs and the
+// inventory in PostgreSQL. It returns the ids of their executions.
+func (w *world) stores() []string {
+	w.t.Helper()
+	ids := []string{w.keep("worker with S3", []string{"--output", "s3://outputs/canary", "--output-endpoint", w.s3.URL}, func() bool {
+		n := 0
+		w.stored(func(*gofakes3.Object) { n++ })
+		return n == 2
+	})}
+	if w.outputs == "" {
+		return ids
+	}
+	ids = append(ids, w.keep("worker with PostgreSQL", []string{"--config", w.path("secrets/postgresql.yaml")}, func() bool {
+		return string(w.pg.Run(w.t, "psql", "-Atc", "select count(*) = 2 from almanac_output", path.Base(w.outputs[:strings.Index(w.outputs, "?")]))) == "t\n"
+	}))
+	for name, address := range map[string]string{"postgres outputs": w.outputs, "postgres inventory": w.facts} {
+		b := w.pg.Run(w.t, "pg_dump", path.Base(address[:strings.Index(address, "?")]))
+		w.mu.Lock()
+		w.replies[name] = b
+		w.mu.Unlock()
+	}
+	return ids
+}
+
+// keep lets a worker with a store do an execution, and what reads the store; kept tells whether the store has its outputs.
+func (w *world) keep(worker string, args []string, kept func() bool) (id string) {
+	w.t.Helper()
+	for name := range w.running {
+		if strings.HasPrefix(name, "worker") {
+			w.end(name)
+		}
+	}
+	w.work(worker, args...)
+	id = w.value("workflow.id") + strings.ReplaceAll(worker, " ", "-")
+	w.begin(id, "canary/stored", append(w.references("node_env", "node_file"), "-i", "word="+w.value("input"))...)
+	w.starter(0, "watch", id)
+	w.until("the outputs of "+worker+" in its store", kept)
+	w.starter(0, "logs", id)
+	w.starter(0, "inventory", "n1", "-o", "json")
+	return id
 }
 
 // dsn is a connection string with a password in it, of a database that is not there.
@@ -444,6 +505,9 @@ func TestSecretsLeaveNoTrace(t *testing.T) {
 	lap("all executions have ended")
 	w.operate()
 	w.decrypt()
+	lap("the first worker was asked for all")
+	ids = append(ids, w.stores()...)
+	lap("other stores were used")
 	w.fetch(ids)
 	lap("all was asked for")
 	var found []sighting
@@ -459,11 +523,11 @@ func TestSecretsLeaveNoTrace(t *testing.T) {
 	w.look(s, &found, size) // what a program writes when it ends, and the database without its log
 	lap("all was searched")
 	for _, p := range w.places() {
-		if size[p.name] == 0 && !mayBeEmpty[p.name] {
+		if size[p.name] == 0 && !mayBeEmpty[p.name] && w.has(pair{place: p.name}) {
 			t.Errorf("%s: there is nothing to search", p.name)
 		}
 	}
-	on, mistakes := theList(t).judge(w.g, found)
+	on, mistakes := w.theList().judge(w.g, found)
 	for _, m := range mistakes {
 		t.Error(m)
 	}

@@ -12,7 +12,7 @@ import (
 
 // sampler looks at the command lines and environments of all processes of the machine
 // every 20 ms: whose they are does not matter, since a canary is nowhere else. A
-// process that lives for less may be missed; those that carry a secret here live longer.
+// process that lives for less may be missed; what steps run says of itself how it was called (see shells).
 type sampler struct {
 	search *searcher
 	also   func() []sighting // what else comes and goes; asked now and then
@@ -131,6 +131,8 @@ func programOf(pid string) string {
 		return "codec"
 	case name == "worker" || name == "agent" || name == "starter":
 		return name
+	case name == "postgres":
+		return "PostgreSQL"
 	case strings.HasSuffix(name, ".test"):
 		return "panic worker"
 	}

@@ -1,6 +1,7 @@
 package canary
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,11 +17,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"go.temporal.io/sdk/client"
 
 	"github.com/almanac-run/almanac/dev/server"
 	"github.com/almanac-run/almanac/internal/awsapi"
 	"github.com/almanac-run/almanac/internal/codec"
+	"github.com/almanac-run/almanac/internal/pgtest"
 	"github.com/almanac-run/almanac/internal/simcloud"
 )
 
@@ -39,6 +43,11 @@ type world struct {
 	client   client.Client
 	keys     *codec.Codec // nil if nothing is encrypted
 	running  map[string]*exec.Cmd
+	bucket   *s3mem.Backend // what stands for S3 has it
+	s3       *httptest.Server
+	pg       pgtest.Server
+	outputs  string // databases of pg, as addresses; empty without PostgreSQL
+	facts    string
 
 	mu       sync.Mutex
 	arrived  []byte // what receiver and aws were sent
@@ -61,7 +70,7 @@ func build(t *testing.T, flags ...string) string {
 func newWorld(t *testing.T, programs string, secure bool) *world {
 	t.Helper()
 	w := &world{t: t, g: garrison{}, programs: programs, dir: t.TempDir(), secure: secure, running: map[string]*exec.Cmd{}, replies: map[string][]byte{}}
-	for _, dir := range []string{".almanac", "home", "state", "root", "server", "logs", "tmp", "tmp/worker", "tmp/agent", "tmp/starter", "tmp/codec", "tmp/panic worker"} {
+	for _, dir := range []string{".almanac", "home", "state", "root", "server", "logs", "seen", "root/bin", "tmp", "tmp/worker", "tmp/agent", "tmp/starter", "tmp/codec", "tmp/panic worker"} {
 		if err := os.Mkdir(w.path(dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -70,6 +79,12 @@ func newWorld(t *testing.T, programs string, secure bool) *world {
 	t.Cleanup(w.receiver.Close)
 	w.aws = httptest.NewServer(w.amazon())
 	t.Cleanup(w.aws.Close)
+	w.bucket = s3mem.New()
+	if err := w.bucket.CreateBucket("outputs"); err != nil {
+		t.Fatal(err)
+	}
+	w.s3 = httptest.NewServer(w.simple())
+	t.Cleanup(w.s3.Close)
 	w.otlp = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.mu.Lock()
@@ -153,6 +168,58 @@ func (w *world) amazon() http.Handler {
 		}
 		_ = json.NewEncoder(rw).Encode(seconds(out))
 	})
+}
+
+// simple serves the bucket, and keeps what is asked of it as it was sent.
+func (w *world) simple() http.Handler {
+	fake := gofakes3.New(w.bucket, gofakes3.WithLogger(gofakes3.DiscardLog())).Server()
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		w.mu.Lock()
+		w.replies["s3 addresses"] = fmt.Appendf(w.replies["s3 addresses"], "%s %s\n", r.Method, r.RequestURI)
+		w.replies["s3 headers"] = fmt.Appendf(w.replies["s3 headers"], "%v %v\n", r.Header, r.Trailer)
+		w.replies["s3 bodies"] = append(append(w.replies["s3 bodies"], body...), '\n')
+		w.mu.Unlock()
+		fake.ServeHTTP(rw, r)
+	})
+}
+
+// database starts a PostgreSQL that logs all that it is told. Without the package postgresql its part is left out, but not where CI is "true".
+func (w *world) database() {
+	w.t.Helper()
+	log, err := os.Create(w.path("logs/postgresql"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		w.pg.Stop()
+		log.Close()
+	})
+	w.pg.Log, w.pg.Password = log, w.value("pg.store_password")
+	w.pg.Settings = []string{"log_statement=all", "log_connections=on", "log_parameter_max_length_on_error=-1", "log_line_prefix=%m %a %u %d "}
+	w.t.Run("PostgreSQL", func(t *testing.T) { w.outputs, w.facts = w.pg.Database(t), w.pg.Database(t) })
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
+	if w.outputs == "" {
+		delete(w.g, "pg.store_password")
+	}
+}
+
+// shells puts what says of itself how it was called in the place of the node's shells, lest one be missed that lives for a moment.
+func (w *world) shells() {
+	w.t.Helper()
+	for _, shell := range []string{"bash", "sh"} {
+		real, err := exec.LookPath(shell)
+		if err != nil {
+			continue
+		}
+		text := fmt.Sprintf("#!/bin/sh\ncd %q\nfor what in cmdline environ; do cat /proc/$$/$what >>$what.shell; cat /proc/$PPID/$what >>$what.supervisor; done\ncd \"$OLDPWD\"\nunset what OLDPWD\nexec %s \"$@\"\n", w.path("seen"), real)
+		if err := os.WriteFile(w.path("root/bin/"+shell), []byte(text), 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // seconds writes times as AWS's JSON protocol does.

@@ -308,7 +308,7 @@ func TestBadStore(t *testing.T) {
 	s := newScene(t)
 	for args, want := range map[string]string{
 		"--output s3://": "want s3://bucket/prefix",
-		"--output postgres://almanac:hunter2-hunter2@/none?port=none": "output store postgres://almanac:xxxxx@/none",
+		"--output postgres://almanac:hunter2-hunter2@/none?port=none": "output store postgres://almanac:***@/none",
 		"--output /dev/null/outputs":                                  "output store /dev/null/outputs: ",
 		"--output x --output-endpoint http://127.0.0.1:9":             "want s3://bucket/prefix",
 		"--output-max-size 10GB":                                      "such as 10GiB",

@@ -23,10 +23,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/almanac-run/almanac/internal/pgtext"
 )
 
 // ErrNoNode says that nothing is known of a node.
@@ -49,12 +52,15 @@ const atOnce = 8
 // of PostgreSQL (postgres://…), or the path of a file of SQLite, which is made if it is
 // not there. The file belongs to one machine; several processes on it may use it. Passwords in dsn do not appear in errors.
 func Open(ctx context.Context, dsn string) (*Store, error) {
-	s := &Store{now: time.Now, postgres: strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")}
+	s := &Store{now: time.Now, postgres: pgtext.Is(dsn)}
 	var err error
-	what, driver := "inventory store "+dsn, "sqlite"
+	what, driver := "inventory store "+pgtext.Masked(dsn), "sqlite"
 	if s.postgres {
-		what, driver = "inventory store "+withoutPassword(dsn), "pgx"
-	} else if dsn, err = sqliteFile(dsn); err != nil {
+		driver, err = "pgx", readable(dsn)
+	} else {
+		dsn, err = sqliteFile(dsn)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	if s.db, err = sql.Open(driver, dsn); err != nil {
@@ -72,18 +78,20 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 // Close closes the store.
 func (s *Store) Close() error { return s.db.Close() }
 
-func withoutPassword(dsn string) string {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		return "postgres://…"
+// readable finds out whether the driver will understand dsn, whose own errors quote it.
+func readable(dsn string) error {
+	if err := pgtext.Check(dsn); err != nil {
+		return err
 	}
-	u.RawQuery = "" // a password may stand there, too
-	return u.Redacted()
+	if _, err := pgx.ParseConfig(dsn); err != nil {
+		return pgtext.Unquoted(err)
+	}
+	return nil
 }
 
 // sqliteFile makes the file, which only its owner may read, and returns its name for the driver.
 func sqliteFile(path string) (string, error) {
-	if path == "" || strings.Contains(path, "://") {
+	if path == "" || strings.Contains(path, "://") || pgtext.Masked(path) != path { // password=… would be the name of a file
 		return "", errors.New("want the path of a file, or postgres://…")
 	}
 	path, err := filepath.Abs(path)

@@ -408,6 +408,10 @@ func TestOpenRefuses(t *testing.T) {
 		"postgres://a:hunter2-hunter2@/x?host=/nowhere":                  "/nowhere",
 		"postgres://a@/x?password=hunter2-hunter2&host=/nowhere&sslmode": "/nowhere",
 		"postgres://a:hunter2-hunter2@%zz/x":                             "postgres://",
+		"postgres://a:hunter2/hunter2@/x":                                "%2F",
+		"postgres://a@h/x?password=hunter2-hunter2&sslmode=strict":       "sslmode is invalid",
+		"mysql://root:hunter2-hunter2@localhost/x":                       "want the path of a file",
+		"host=/nowhere user=a password=hunter2-hunter2":                  "want the path of a file",
 	} {
 		s, err := Open(t.Context(), dsn)
 		if err == nil {

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"strings"
 	"sync/atomic"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/almanac-run/almanac/internal/output"
+	"github.com/almanac-run/almanac/internal/pgtext"
 )
 
 // Store is a database. It is safe for concurrent use. Made by New.
@@ -49,24 +49,22 @@ create table if not exists almanac_output (
 	outputLock = `select pg_advisory_xact_lock(7041776, hashtext($1))`
 )
 
-// Is tells whether an address is one of PostgreSQL.
-func Is(address string) bool {
-	return strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://")
-}
-
 // New returns the store that address names (postgres://…). It calls nobody.
 func New(address string) (*Store, error) {
-	s := &Store{name: withoutPassword(address)}
+	s := &Store{name: pgtext.Masked(address)}
+	if err := pgtext.Check(address); err != nil {
+		return nil, s.wrap(err)
+	}
 	config, err := pgxpool.ParseConfig(address)
 	if err != nil {
-		return nil, s.wrap(err)
+		return nil, s.wrap(pgtext.Unquoted(err))
 	}
 	config.MaxConns = atOnce
 	// A certificate in a file is read for each connection: it is renewed more often than the program starts.
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		now, err := pgxpool.ParseConfig(address)
 		if err != nil {
-			return err
+			return pgtext.Unquoted(err)
 		}
 		c.TLSConfig, c.Fallbacks = now.ConnConfig.TLSConfig, now.ConnConfig.Fallbacks
 		return nil
@@ -112,15 +110,6 @@ func Refused(err error) bool {
 func (s *Store) Close() { s.db.Close() }
 
 func (s *Store) String() string { return s.name }
-
-func withoutPassword(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "postgres://…"
-	}
-	u.RawQuery = "" // a password may stand there, too
-	return u.Redacted()
-}
 
 func (s *Store) wrap(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
