@@ -76,6 +76,9 @@ A unit for systemd is in deploy/almanac-agent.service. Without its KillMode=proc
 			}
 			slog.SetDefault(logger)
 			o.Logger = logger
+			for _, w := range settings.Misspelt(cmd.Flags(), os.Environ()) {
+				logger.Warn(w)
+			}
 			// What is wrong with the command line is said before there is a connection.
 			if err := node.CheckID(o.ID); err != nil {
 				return err

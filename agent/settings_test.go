@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,11 +17,12 @@ func TestSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var log strings.Builder
 	says := func(want string, args ...string) {
 		t.Helper()
 		cmd := command(slog.New(slog.DiscardHandler))
 		cmd.SetArgs(args)
-		cmd.SetErr(io.Discard)
+		cmd.SetErr(&log)
 		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", args, err, want)
 		}
@@ -35,6 +35,15 @@ func TestSettings(t *testing.T) {
 	says(`"of/flag"`, "--id", "of/flag")
 	write("tags: [role=web]\n")
 	says(file + `:1:1: no setting "tags"; did you mean tag?`)
+	if text := log.String(); strings.Contains(text, "ALMANAC_") {
+		t.Errorf("there is nothing to warn of: %s", text)
+	}
+	t.Setenv("ALMANAC_OUTPUT_KEPE", "canary")
+	write("log-format: json\n")
+	says(`"of/environment"`)
+	if text := log.String(); !strings.Contains(text, `"level":"WARN","msg":"ALMANAC_OUTPUT_KEPE is no setting; did you mean ALMANAC_OUTPUT_KEEP?"`) || strings.Contains(text, "canary") {
+		t.Errorf("the log has %s", text)
+	}
 	write("log-level: loud\n")
 	says(`log level "loud"`)
 }

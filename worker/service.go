@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/almanac-run/almanac/internal/control"
+	"github.com/almanac-run/almanac/internal/dial"
 	"github.com/almanac-run/almanac/internal/node"
 	"github.com/almanac-run/almanac/internal/settings"
 	"github.com/almanac-run/almanac/internal/telemetry"
@@ -45,10 +47,14 @@ func (s *service) open(cmd *cobra.Command) (*slog.Logger, error) {
 		return nil, err
 	}
 	logger, err := worklog.New(cmd.ErrOrStderr(), s.logFormat, s.logLevel)
-	if err == nil {
-		slog.SetDefault(logger)
+	if err != nil {
+		return nil, err
 	}
-	return logger, err
+	slog.SetDefault(logger)
+	for _, w := range settings.Misspelt(cmd.Flags(), os.Environ()) {
+		logger.Warn(w)
+	}
+	return logger, nil
 }
 
 // watch sets up what operators see, before there is a connection: why there is
@@ -58,6 +64,7 @@ func (s *service) watch(ctx context.Context, opts *client.Options, o *control.Op
 	var closers []func()
 	health := telemetry.NewHealth("no connection to the Temporal server yet")
 	metrics := telemetry.NewMetrics(node.Version())
+	var polls dial.Polls
 	if s.listen != "" {
 		at, stop, err := telemetry.Serve(s.listen, telemetry.Handler(health, metrics))
 		if err != nil {
@@ -66,6 +73,7 @@ func (s *service) watch(ctx context.Context, opts *client.Options, o *control.Op
 		closers = append(closers, stop)
 		o.Logger.Info("listening", "address", at.String())
 		opts.MetricsHandler = metrics.SDK()
+		*opts = polls.Watch(*opts)
 		o.Watchers = append(o.Watchers, metrics.Watch)
 	}
 	traces, err := telemetry.NewTraces(ctx, node.Version(), o.Logger)
@@ -91,8 +99,10 @@ func (s *service) watch(ctx context.Context, opts *client.Options, o *control.Op
 	}
 	o.Ready = func() {
 		health.Ready(func(ctx context.Context) error {
-			_, err := o.Client.CheckHealth(ctx, &client.CheckHealthRequest{})
-			return err
+			if _, err := o.Client.CheckHealth(ctx, &client.CheckHealthRequest{}); err != nil {
+				return fmt.Errorf("the Temporal server does not answer: %w", err)
+			}
+			return polls.Err()
 		})
 		notify("READY=1")
 		if s.listen != "" {
@@ -159,6 +169,9 @@ from. Passwords are masked. Temporal's own (TEMPORAL_…) and AWS's are not amon
 			all, err := settings.Resolve(root.Flags())
 			if err != nil {
 				return err
+			}
+			for _, w := range settings.Misspelt(root.Flags(), os.Environ()) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 			}
 			switch format {
 			case "json":

@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/almanac-run/almanac/action"
 	"github.com/almanac-run/almanac/lang/program"
 )
 
@@ -106,6 +107,18 @@ func (r *run) tellExecution(ctx workflow.Context) {
 		p.Kind = end.Failure.Kind
 	}
 	r.tell(ctx, p)
+}
+
+// tellRefused tells that an execution has ended before its first step. What it was to run may be unreadable: its type is
+// what it was started as.
+func tellRefused(ctx workflow.Context) {
+	info := workflow.GetInfo(ctx)
+	r := &run{id: info.WorkflowExecution.ID, firstRun: info.FirstRunID}
+	r.watchedExecution(ctx)
+	r.tell(ctx, Part{
+		Of: PartExecution, Runbook: info.WorkflowType.Name, Start: info.WorkflowStartTime, End: workflow.Now(ctx),
+		State: string(Failed), Kind: string(action.Invalid), Link: r.link,
+	})
 }
 
 func nothing() {}

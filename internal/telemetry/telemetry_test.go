@@ -64,12 +64,19 @@ func worked(t *testing.T) *Metrics {
 		}
 		return 5, nil
 	})
-	sdk := m.SDK().WithTags(map[string]string{"namespace": "default"})
-	for _, tags := range []map[string]string{{"operation": "PollWorkflowTaskQueue"}, {"operation": "StartWorkflowExecution", "workflow_type": "linux/patch"}} {
+	// The SDK labels everything with everything, and says "none" where it has nothing to say.
+	sdk := m.SDK().WithTags(map[string]string{
+		"namespace": "default", "client_name": "temporal_go", "worker_type": "none", "workflow_type": "linux/patch", "activity_type": "http.request", "task-queue": "none",
+	})
+	for _, tags := range []map[string]string{{"operation": "PollWorkflowTaskQueue"}, {"operation": "StartWorkflowExecution", "workflow_type": "linux/other"}} {
 		h := sdk.WithTags(tags)
 		h.Counter("temporal_request").Inc(1)
 		h.Timer("temporal_request_latency").Record(20 * time.Millisecond)
+		h.Timer("temporal_request_latency_attempt").Record(20 * time.Millisecond)
 	}
+	sdk.Gauge("temporal_sticky_cache_size").Update(3)
+	sdk.WithTags(map[string]string{"workflow_type": "linux/other"}).Gauge("temporal_sticky_cache_size").Update(4)
+	sdk.Counter("temporal_activity_execution_failed").Inc(1)
 	sdk.WithTags(map[string]string{"worker_type": "ActivityWorker"}).Gauge("temporal_worker_task_slots_available").Update(7)
 	sdk.WithTags(map[string]string{"worker_type": "ActivityWorker"}).Gauge("temporal_worker_task_slots_used").Update(1)
 	sdk.WithTags(map[string]string{"poller_type": "workflow_task"}).Gauge("temporal_num_pollers").Update(2)
@@ -96,8 +103,11 @@ func TestMetrics(t *testing.T) {
 		`almanac_executions_waiting{for="lock"} 2`,
 		`almanac_build_info{version="v1"} 1`,
 		`temporal_request_total{namespace="default",operation="PollWorkflowTaskQueue"} 1`,
-		`temporal_request_total{namespace="default",operation="StartWorkflowExecution",workflow_type="linux/patch"} 1`,
-		`temporal_request_latency_seconds_bucket{namespace="default",operation="PollWorkflowTaskQueue",le="0.025"} 1`,
+		`temporal_request_total{namespace="default",operation="StartWorkflowExecution"} 1`,
+		`temporal_request_latency_seconds_bucket{namespace="default",operation="PollWorkflowTaskQueue",le="0.05"} 1`,
+		`temporal_sticky_cache_size{namespace="default"} 4`,
+		`temporal_activity_execution_failed_total{activity_type="http.request",namespace="default"} 1`,
+		`temporal_workflow_task_execution_failed_total{namespace="default",workflow_type="linux/patch"} 1`,
 		`temporal_worker_task_slots_available{namespace="default",worker_type="ActivityWorker"} 7`,
 		"go_goroutines ", "process_resident_memory_bytes ",
 	} {
@@ -107,6 +117,9 @@ func TestMetrics(t *testing.T) {
 	}
 	if strings.Contains(text, `kind="failed"`) {
 		t.Error("a step on several targets is counted beside its targets")
+	}
+	if strings.Contains(text, "_attempt_seconds") {
+		t.Error("there are latencies of attempts")
 	}
 	for _, name := range metricNames(text) {
 		if !strings.Contains(text, "# HELP "+name+" ") {
@@ -171,7 +184,7 @@ func TestHealth(t *testing.T) {
 	h.Ready(func(context.Context) error { return answer })
 	ask("")
 	answer = errors.New("connection refused")
-	ask("the Temporal server does not answer: connection refused")
+	ask("not ready: connection refused")
 	answer = nil
 	h.NotReady("the worker stops")
 	ask("the worker stops")

@@ -39,6 +39,10 @@ func TestNamespaceGone(t *testing.T) {
 	if _, err := c.OperatorService().DeleteNamespace(t.Context(), &operatorservice.DeleteNamespaceRequest{Namespace: "default"}); err != nil {
 		t.Fatal(err)
 	}
+	until(t, "not ready for the namespace", func() bool {
+		_, text := get("http://" + at + "/readyz")
+		return strings.Contains(text, "refuses this program's polls (Poll") && strings.Contains(text, "NotFound")
+	})
 	late, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for program, p := range all {
