@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,6 +21,8 @@ import (
 	"github.com/almanac-run/almanac/internal/output"
 )
 
+// Each field is left out if it is empty: a command that runs while its agent is upgraded
+// is known again by a digest of this, also when there are further fields.
 type commandRunInput struct {
 	Script           string                   `json:"script" jsonschema:"what to run, as the text of a script; values come by env and never become part of it" code:"true"`
 	Shell            string                   `json:"shell,omitempty" jsonschema:"what reads the script" enum:"bash,sh,pwsh,python3" default:"bash if the node has it, else sh"`
@@ -91,6 +95,11 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 	if err != nil {
 		return commandRunOutput{}, err
 	}
+	asked, err := json.Marshal(in) // of secrets it has the references
+	if err != nil {
+		return commandRunOutput{}, err
+	}
+	digest := fmt.Sprintf("%x", sha256.Sum256(asked))
 	outputs := output.Dir(n.OutputDir)
 	var deadline time.Time
 	if d, ok := ctx.Deadline(); ok {
@@ -99,7 +108,7 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 	}
 	var specErr error
 	rec, err := command.Run(ctx, command.Job{
-		Entry: entry, Execution: call.Execution, Step: call.Step, Idempotent: in.Idempotent,
+		Entry: entry, Execution: call.Execution, Step: call.Step, Input: digest, Idempotent: in.Idempotent,
 		Stopping: n.Stopping, Abandoned: call.Abandoned,
 		Spec: func() (command.Spec, error) {
 			spec, err := n.commandSpec(ctx, in)

@@ -63,7 +63,8 @@ type Credential struct {
 type Job struct {
 	Entry           journal.Entry
 	Execution, Step string
-	Idempotent      bool                 // may be run again if nobody saw how it ended
+	Input           string               // a digest of what is asked for, or "": a command that ran for something else is no answer
+	Idempotent      bool                 // may be run again if nobody saw how it ended, or it ran for another Input
 	Spec            func() (Spec, error) // called only if the command is to be started now
 
 	// Stopping is closed when this process is about to end: Run then returns
@@ -91,13 +92,18 @@ var ErrSuperseded = errors.New("a later delivery of the same step waits for the 
 // ErrStopping says that the command goes on without us.
 var ErrStopping = errors.New("the agent is stopping; the command goes on and is found again")
 
-// UnknownError says that a command was started and nobody saw how it ended.
+// UnknownError says that a command was started and nobody saw how it ended, or that
+// another one was under this token.
 type UnknownError struct {
 	Record journal.Record
 	Reboot bool // the node was restarted in the meantime
+	Other  bool // it ran for another Input
 }
 
 func (e *UnknownError) Error() string {
+	if e.Other {
+		return "the node has run this step before, with other inputs (was the execution reset, or the server restored from a backup?); it was not run again"
+	}
 	why := "its supervisor was killed"
 	if e.Reboot {
 		why = "the node was restarted while it ran"
@@ -160,10 +166,18 @@ func Run(ctx context.Context, job Job) (journal.Record, error) {
 		}
 		rec, err := wait(ctx, job, exited, run)
 		// The supervisor may have been that of an agent which died while it spoke to it.
+		if err == nil && job.other(rec) {
+			return journal.Record{}, &UnknownError{Record: rec, Other: true}
+		}
 		if !errors.Is(err, errNotStarted) || try == 3 {
 			return rec, err
 		}
 	}
+}
+
+// other tells whether a command ran for something else. Older agents did not note what for.
+func (j Job) other(rec journal.Record) bool {
+	return j.Input != "" && rec.Input != "" && j.Input != rec.Input
 }
 
 // begin makes sure that the command was started, and returns a channel that is
@@ -193,7 +207,7 @@ func begin(ctx context.Context, job Job) (<-chan struct{}, error) {
 		return nil, err
 	}
 	switch {
-	case ok && rec.State == journal.Exited && !rec.Passing:
+	case ok && rec.State == journal.Exited && !rec.Passing && !(job.Idempotent && job.other(rec)):
 		return nil, nil
 	case ok && rec.State == journal.Started && !job.Idempotent:
 		return nil, unknown(rec)
@@ -211,7 +225,7 @@ func begin(ctx context.Context, job Job) (<-chan struct{}, error) {
 		return nil, err
 	}
 	rec = journal.Record{
-		Execution: job.Execution, Step: job.Step, State: journal.Accepted,
+		Execution: job.Execution, Step: job.Step, Input: job.Input, State: journal.Accepted,
 		Run: rec.Run + 1, BootID: bootID(), AcceptedAt: time.Now(), Ref: spec.Ref,
 	}
 	if err := e.Accept(rec); err != nil {

@@ -146,6 +146,39 @@ func TestFinishedIsAnsweredFromTheJournal(t *testing.T) {
 	}
 }
 
+// A command that ran for something else is no answer, and is not run again unless that is harmless.
+func TestOtherInput(t *testing.T) {
+	b := newBench(t, effect+" sleep 1")
+	run := func(input string, idempotent bool) (journal.Record, error) {
+		job := b.job()
+		job.Input, job.Idempotent = input, idempotent
+		return Run(t.Context(), job)
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := run("one", false)
+		ended <- err
+	}()
+	eventually(t, "the command runs", func() bool { return b.effects() == 1 })
+	for _, while := range []string{"runs", "has ended"} {
+		var unknown *UnknownError
+		if _, err := run("two", false); !errors.As(err, &unknown) || !unknown.Other || b.effects() != 1 {
+			t.Errorf("other input while it %s: %v, %d times", while, err, b.effects())
+		}
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for _, same := range []string{"one", ""} { // older engines and agents have none
+		if rec, err := run(same, false); err != nil || rec.Input != "one" || b.effects() != 1 {
+			t.Errorf("input %q: %+v, %v, %d times", same, rec, err, b.effects())
+		}
+	}
+	if rec, err := run("two", true); err != nil || rec.Input != "two" || b.effects() != 2 {
+		t.Errorf("idempotent: %+v, %v, %d times", rec, err, b.effects())
+	}
+}
+
 func TestAgentKilledWhileCommandRuns(t *testing.T) {
 	b := newBench(t, effect+"echo before; until test -e go; do sleep 0.02; done; echo after; exit 7")
 	agent := b.agent()

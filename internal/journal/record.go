@@ -24,6 +24,7 @@ const (
 type Record struct {
 	Execution string `json:"execution"`
 	Step      string `json:"step"`
+	Input     string `json:"input,omitempty"` // a digest of what was asked for, without secrets
 	State     State  `json:"state"`
 	Run       int    `json:"run"` // from 1; how often the command was begun
 

@@ -61,7 +61,7 @@ type execution struct {
 }
 
 // The exit codes of starter watch.
-const succeeded, rolledBack = 0, 5
+const succeeded, failed, rolledBack = 0, 1, 5
 
 func TestCluster(t *testing.T) {
 	t.Parallel()
@@ -179,18 +179,24 @@ func TestCluster(t *testing.T) {
 // outcome waits for the end of an execution, and looks how it ended.
 func (h *house) outcome(x execution) {
 	h.t.Helper()
-	want := succeeded
 	if x.fail {
-		want = rolledBack
+		h.ends(x.id, rolledBack)
+	} else {
+		h.ends(x.id, succeeded)
 	}
+}
+
+// ends waits for the end of an execution, and looks at the exit code that tells how it ended.
+func (h *house) ends(id string, want int) {
+	h.t.Helper()
 	var code int
 	var out string
-	h.until(x.id+" ends", 3*time.Minute, func() bool {
-		code, out = h.starter("watch", x.id)
+	h.until(id+" ends", 3*time.Minute, func() bool {
+		code, out = h.starter("watch", id)
 		return code != 4 // the server may be away
 	})
 	if code != want {
-		h.t.Errorf("%s: exit code %d, want %d\n%s", x.id, code, want, out)
+		h.t.Errorf("%s: exit code %d, want %d\n%s", id, code, want, out)
 	}
 }
 
@@ -207,6 +213,11 @@ func audit(ledger string, all []execution) []string {
 			}
 		}
 	}
+	return compare(want, lines(ledger))
+}
+
+// lines counts the lines of the nodes' ledgers, as "NODE LINE".
+func lines(ledger string) map[string]int {
 	got := map[string]int{}
 	for _, node := range nodes {
 		text, _ := os.ReadFile(filepath.Join(ledger, node)) // none: nothing happened there
@@ -214,6 +225,11 @@ func audit(ledger string, all []execution) []string {
 			got[node+" "+strings.TrimSpace(line)]++
 		}
 	}
+	return got
+}
+
+// compare tells which lines are not there as often as they should.
+func compare(want, got map[string]int) []string {
 	both := maps.Clone(want)
 	maps.Copy(both, got)
 	var wrong []string

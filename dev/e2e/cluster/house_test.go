@@ -143,6 +143,15 @@ func settle(t *testing.T, programs string) *house {
 	h.say("both servers serve")
 
 	h.write("keys", h.must(h.program("operator-ana", "worker", "key", "new", "--id", "k1")))
+	// The namespace and its search attributes are made after that, and each server learns of them some seconds later.
+	for _, host := range []int{server1, server2} {
+		h.until("a server knows the search attributes", 2*time.Minute, func() bool {
+			cmd := h.program("operator-ana", "starter", "list", "--status", "running")
+			cmd.Env = append(cmd.Env, "TEMPORAL_ADDRESS="+h.net.address(host)+":7233")
+			return cmd.Run() == nil
+		})
+	}
+	h.say("both servers know the namespace")
 	for _, w := range []string{"w1", "w2"} {
 		h.workers = append(h.workers, h.process("worker-"+w, func() *exec.Cmd {
 			cmd := h.program("worker-"+w, "worker")
@@ -240,8 +249,7 @@ func (h *house) startPostgres() {
 		h.write(filepath.Join("postgresql", file), string(text))
 		run.own(t, filepath.Join(dir, file))
 	}
-	data := filepath.Join(dir, "data")
-	h.must(run.command(dir, filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "temporal", "-N", "-E", "UTF8", "--locale=C.UTF-8"))
+	h.initdb()
 	hba, err := os.ReadFile("../../../deploy/pg_hba.conf")
 	if err != nil {
 		t.Fatal(err)
@@ -251,14 +259,24 @@ func (h *house) startPostgres() {
 		t.Fatal(err)
 	}
 	h.postgres = h.process("postgres", func() *exec.Cmd {
-		return run.command(dir, filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-p", strconv.Itoa(postgresPort), "-c", "listen_addresses="+h.net.address(database),
+		return run.command(dir, filepath.Join(bin, "postgres"), "-D", filepath.Join(dir, "data"), "-k", dir, "-p", strconv.Itoa(postgresPort), "-c", "listen_addresses="+h.net.address(database),
 			"-c", "ssl=on", "-c", "ssl_cert_file="+dir+"/tls.crt", "-c", "ssl_key_file="+dir+"/tls.key", "-c", "ssl_ca_file="+dir+"/ca.crt",
 			"-c", "hba_file="+filepath.Join(h.dir, "pg_hba.conf"), "-c", "max_connections=400")
 	})
-	h.until("PostgreSQL answers", time.Minute, func() bool {
-		return exec.Command(filepath.Join(bin, "pg_isready"), "-h", dir, "-p", strconv.Itoa(postgresPort)).Run() == nil
-	})
+	h.until("PostgreSQL answers", time.Minute, h.postgresAnswers)
 	h.say("PostgreSQL answers")
+}
+
+// initdb makes an empty PostgreSQL.
+func (h *house) initdb() {
+	h.t.Helper()
+	bin, run := postgresql(h.t)
+	dir := filepath.Join(h.dir, "postgresql")
+	h.must(run.command(dir, filepath.Join(bin, "initdb"), "-D", filepath.Join(dir, "data"), "-A", "trust", "-U", "temporal", "-N", "-E", "UTF8", "--locale=C.UTF-8"))
+}
+
+func (h *house) postgresAnswers() bool {
+	return exec.Command("pg_isready", "-q", "-h", filepath.Join(h.dir, "postgresql"), "-p", strconv.Itoa(postgresPort)).Run() == nil
 }
 
 func (h *house) serverCertificates() {

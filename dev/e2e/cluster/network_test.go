@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -21,6 +22,9 @@ type network struct {
 	prefix     string         // of the addresses
 	holder     map[string]int // by node: the process that keeps its namespace
 }
+
+// networks counts those that are no namespaces.
+var networks atomic.Int32
 
 // inside is set where the test runs in a network namespace of its own.
 const inside = "ALMANAC_TEST_NETWORK"
@@ -64,7 +68,7 @@ func newNetwork(t *testing.T) *network {
 	t.Helper()
 	n := &network{t: t, namespaces: os.Getenv(inside) != "", prefix: "10.77.0.", holder: map[string]int{}}
 	if !n.namespaces {
-		n.prefix = fmt.Sprintf("127.77.%d.", os.Getpid()%250+1)
+		n.prefix = fmt.Sprintf("127.%d.%d.", 76+networks.Add(1), os.Getpid()%250+1) // others test beside us
 		t.Logf("NETWORK: loopback addresses %sx; no node's network can be cut", n.prefix)
 		return n
 	}
