@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
@@ -58,8 +59,14 @@ func (a *app) continueCommand() *cobra.Command {
 }
 
 func (a *app) rollbackCommand() *cobra.Command {
-	return a.answerCommand(answer{workflows.AnswerRollback, "Give up a failed step and roll back",
-		"End an execution that asks what to do (on_failure: ask), and take back what it did. To roll back one that runs, cancel it.", "chose rollback for", false})
+	cmd := a.answerCommand(answer{workflows.AnswerRollback, "Give up a failed step and roll back; or take back what an execution left",
+		`End an execution that asks what to do (on_failure: ask), and take back what it did. To roll back one that runs, cancel it.
+
+Of an execution that has ended, what it left is taken back: what could not be rolled back, once the reason is gone, and what
+"on_failure: stop" or "starter stop" left as it was. That is an execution of its own, EXECUTION-rollback, which waits for the
+runbook's locks like another.`, "chose rollback for", false})
+	cmd.Example = a.examples("starter rollback demo-tour-20261123-101500-x2ab")
+	return cmd
 }
 
 func (a *app) stopCommand() *cobra.Command {
@@ -117,6 +124,15 @@ those that do.`,
 }
 
 func (a *app) answer(ctx context.Context, s *server, id string, ans answer, said workflows.Answer, pairs []string) error {
+	if ans.name == workflows.AnswerRollback {
+		d, err := s.describe(ctx, id)
+		if err != nil {
+			return a.explain(s, id, err)
+		}
+		if info := d.GetWorkflowExecutionInfo(); info.GetStatus() != enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+			return a.takeBack(ctx, s, info, said)
+		}
+	}
 	v, err := s.view(ctx, id)
 	if err != nil {
 		d, derr := s.describe(ctx, id)

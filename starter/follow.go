@@ -248,9 +248,18 @@ func (s *server) view(ctx context.Context, id string) (workflows.View, error) {
 	return v, err
 }
 
+// result is how an execution ended, as it is shown.
+func (s *server) result(ctx context.Context, id string) (*workflows.Result, error) {
+	r, err := s.ending(ctx, id)
+	if err == nil {
+		r.Undo, r.Left = nil, nil // for other executions, and for nobody to read
+	}
+	return r, err
+}
+
 // result waits for the end. The error is one of the connection: how the
 // execution ended is in the Result.
-func (s *server) result(ctx context.Context, id string) (*workflows.Result, error) {
+func (s *server) ending(ctx context.Context, id string) (*workflows.Result, error) {
 	r := &workflows.Result{}
 	err := s.GetWorkflow(ctx, id, "").Get(ctx, r)
 	if err == nil {
@@ -269,7 +278,14 @@ func (s *server) result(ctx context.Context, id string) (*workflows.Result, erro
 		if app.HasDetails() && app.Details(r) == nil && r.Outcome != "" {
 			return r, nil
 		}
-		return &workflows.Result{Outcome: workflows.Failed, Message: app.Message()}, nil
+		// Without the key its details are unknown, but not its type, which is the outcome.
+		outcome := workflows.Outcome(app.Type())
+		switch outcome {
+		case workflows.RolledBack, workflows.RollbackFailed, workflows.TimedOut:
+		default:
+			outcome = workflows.Failed
+		}
+		return &workflows.Result{Outcome: outcome, Message: app.Message()}, nil
 	case errors.As(err, &cancelled):
 		if cancelled.HasDetails() && cancelled.Details(r) == nil && r.Outcome != "" {
 			return r, nil

@@ -223,6 +223,9 @@ func (a *app) tellEnd(x *report.Execution, v workflows.View, id string) {
 	if len(x.Groups) > 0 {
 		x.Commands = append(x.Commands, a.again()+" run --only-failed "+q)
 	}
+	if r.LeftCount > 0 {
+		x.Commands = append(x.Commands, a.again()+" rollback "+q)
+	}
 	if x.Left == "" || r.Outcome == workflows.Failed || r.Outcome == workflows.TimedOut {
 		x.Commands = append(x.Commands, a.again()+" sweep")
 	}

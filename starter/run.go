@@ -163,12 +163,17 @@ func (a *app) run(ctx context.Context, runbook string, in inputFlags, onlyFailed
 
 // start starts the execution: the compiled program travels with it.
 func (a *app) start(ctx context.Context, s *server, start workflows.Start, id string) error {
-	prog := start.Program
+	prog := start.Runs()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
+	reuse := enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
+	if start.TakeBack != nil {
+		reuse = enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+	}
 	_, err := s.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID:                                       id,
 		TaskQueue:                                workflows.TaskQueue,
+		WorkflowIDReusePolicy:                    reuse,
 		WorkflowIDConflictPolicy:                 enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
 		StaticSummary:                            prog.Summary,

@@ -154,6 +154,7 @@ func (s *server) started(ctx context.Context, id string) (*workflows.Start, erro
 	if err := s.convert().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &start); err != nil {
 		return nil, err
 	}
+	start.Program = start.Runs()
 	if start.Program == nil {
 		return nil, fmt.Errorf("execution %s is not that of a runbook", id)
 	}

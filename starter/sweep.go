@@ -442,5 +442,6 @@ func (x executions) stops(ctx context.Context, id, run string) bool {
 	}
 	var start workflows.Start
 	err = x.convert().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &start)
-	return err != nil || start.Program == nil || start.Program.OnFailure == program.OnFailureStop
+	p := start.Runs()
+	return err != nil || p == nil || p.OnFailure == program.OnFailureStop
 }

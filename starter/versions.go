@@ -548,12 +548,13 @@ func (a *app) whenServing(ctx context.Context, v *version, change func() error) 
 }
 
 // moveExecutions lets executions go on with the current version.
-func (a *app) moveExecutions(ctx context.Context, s *server, name, build string, ids []string) error {
+func (a *app) moveExecutions(ctx context.Context, s *server, name, build string, named []string) error {
 	v, err := a.version(ctx, s, name, build)
 	if err != nil {
 		return err
 	}
-	if len(ids) == 0 {
+	ids := named
+	if len(named) == 0 {
 		request := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, PageSize: 1000, Query: boundTo(v.name())}
 		for {
 			page, err := s.ListWorkflow(ctx, request)
@@ -569,8 +570,12 @@ func (a *app) moveExecutions(ctx context.Context, s *server, name, build string,
 		}
 	}
 	moved := []string{}
+	var gone *serviceerror.NotFound
 	for _, id := range ids {
 		d, err := s.describe(ctx, id)
+		if len(named) == 0 && errors.As(err, &gone) {
+			continue // deleted meanwhile
+		}
 		if err != nil {
 			return a.explain(s, id, err)
 		}
@@ -584,9 +589,8 @@ func (a *app) moveExecutions(ctx context.Context, s *server, name, build string,
 				VersioningOverride: &client.VersioningOverrideChange{Value: &client.AutoUpgradeVersioningOverride{}},
 			},
 		})
-		var ended *serviceerror.NotFound
-		if errors.As(err, &ended) {
-			continue // meanwhile
+		if errors.As(err, &gone) {
+			continue // it has ended meanwhile
 		}
 		if err != nil {
 			return a.explain(s, id, err)

@@ -34,6 +34,29 @@ type Start struct {
 	Only    []string                   `json:"only,omitempty"`   // nodes: steps on several targets run on no others; nil: on all
 	Within  []Holder                   `json:"within,omitempty"` // the executions that call this one, outermost first
 	State   *State                     `json:"state,omitempty"`  // set by continue-as-new only
+
+	// TakeBack makes the execution take back what another one has left, and do nothing else.
+	TakeBack *TakeBack `json:"take_back,omitempty"`
+}
+
+// TakeBack is what an execution that has ended has left.
+type TakeBack struct {
+	Of  string `json:"of"`            // id of that execution
+	Run string `json:"run,omitempty"` // of Temporal, since an id can be used again
+
+	// Program is what it ran. Start has none then: a worker that knows no TakeBack
+	// refuses such a start, and does not run the runbook a second time.
+	Program *program.Program `json:"program"`
+
+	Left json.RawMessage `json:"left,omitempty"` // its Result.Left; nil once it is in State
+}
+
+// Runs returns the program that the execution runs, or whose work it takes back.
+func (s *Start) Runs() *program.Program {
+	if s.TakeBack != nil {
+		return s.TakeBack.Program
+	}
+	return s.Program
 }
 
 // Outcome is how an execution ended.
@@ -65,6 +88,11 @@ type Result struct {
 
 	// Undo is, for a child runbook that succeeded, what its caller must compensate later.
 	Undo json.RawMessage `json:"undo,omitempty"`
+
+	// Left is what could not be taken back, or was not because of `on_failure: stop`,
+	// for a TakeBack; LeftCount is how many compensations that are.
+	Left      json.RawMessage `json:"left,omitempty"`
+	LeftCount int             `json:"left_count,omitempty"`
 
 	// Keys are the locks that a child runbook passes on to its caller with Undo.
 	Keys []string `json:"keys,omitempty"`
@@ -98,7 +126,8 @@ type View struct {
 	StartedAt time.Time  `json:"started_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 	Caller    string     `json:"caller,omitempty"`
-	Steps     []StepView `json:"steps"` // in program order, then rollback, then finally; nested steps follow their parent
+	TakesBack string     `json:"takes_back,omitempty"` // id of the execution whose work this one takes back
+	Steps     []StepView `json:"steps"`                // in program order, then rollback, then finally; nested steps follow their parent
 	Waiting   []Wait     `json:"waiting,omitempty"`
 	Result    *Result    `json:"result,omitempty"` // once ended
 }

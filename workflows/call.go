@@ -333,7 +333,15 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 		return nil, work.err
 	}
 	var out json.RawMessage
+	asked := workflow.Now(ctx)
 	err = work.get(ctx, &out)
+	if notTaken(err) && workflow.Now(ctx).Sub(asked) > options.ScheduleToStartTimeout*3/2 && ctx.Err() == nil && r.newer(ctx, changeLate) {
+		// The time ran out while the server was away or, if it was restored from a backup, long ago: the node may have done it.
+		if work = r.activity(ctx, options, s.Call.Action, id, token, args...); work.err != nil {
+			return nil, work.err
+		}
+		err = work.get(ctx, &out)
+	}
 	restarted := time.Duration(0)
 	for n := 0; n < mostRestarts && ctx.Err() == nil; n++ {
 		within := restarts(err)
@@ -422,9 +430,9 @@ func identifier(id string) string {
 }
 
 // token is the idempotency token of an activity id in this execution, the same
-// in all its runs, and after a reset.
+// in all its runs, after a reset and after the server's restore from a backup.
 func (r *run) token(id string) string {
-	sum := sha256.Sum256([]byte(r.id + "\x00" + r.firstRun + "\x00" + id))
+	sum := sha256.Sum256([]byte(r.id + "\x00" + r.origin + "\x00" + id))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26])
 }
 

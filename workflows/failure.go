@@ -56,6 +56,12 @@ func asFailure(err error) *Failure {
 	return &Failure{Kind: string(action.Internal), Message: err.Error()}
 }
 
+// notTaken tells whether nobody took an activity in time.
+func notTaken(err error) bool {
+	var timeout *temporal.TimeoutError
+	return errors.As(err, &timeout) && timeout.TimeoutType() == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START
+}
+
 // fromActivity fills kind, message and detail of f from what an activity
 // returned. begun is false if it is certain that the activity never ran.
 func (f *Failure) fromActivity(err error) (begun bool) {

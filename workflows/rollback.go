@@ -120,6 +120,9 @@ func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 	if errors.Is(err, errHalted) {
 		return err
 	}
+	if err != nil {
+		r.keepFailed(u)
+	}
 	now := workflow.Now(ctx)
 	u.End, u.State = &now, StateRolledBack
 	u.Input, u.Output, u.Sub = nil, nil, nil // not needed to show it
@@ -153,6 +156,45 @@ func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 		end.NotRolledBack = append(end.NotRolledBack, f)
 	} else {
 		r.state.LeftBehind = append(r.state.LeftBehind, f)
+	}
+	return nil
+}
+
+// keepFailed keeps a compensation that has failed, so that it can be tried again in
+// an execution of its own. Of a `rollback:` of several steps those that have
+// succeeded are not run again.
+func (r *run) keepFailed(u *undo) {
+	left := *u
+	left.State, left.Start, left.End = "", nil, nil
+	if u.Sub != nil {
+		left.Sub = &record{Sub: map[string]*record{}}
+		for _, id := range workflow.DeterministicKeys(u.Sub.Sub) {
+			if step := u.Sub.Sub[id]; step.done() {
+				left.Sub.Sub[id] = step
+			}
+		}
+	}
+	r.state.Left = append(r.state.Left, &left)
+}
+
+// tellLeft adds to a result what has failed to be taken back, and what nobody has
+// tried to, if it fits.
+func (r *run) tellLeft(end *Result, untried []*undo) error {
+	left := slices.Concat(untried, r.state.Left)
+	slices.Reverse(left[len(untried):]) // the last was tried first
+	if len(left) == 0 {
+		return nil
+	}
+	raw, err := json.Marshal(&State{Undo: r.selfContained(left), Vars: r.state.Vars})
+	if err != nil {
+		return err
+	}
+	whole, err := json.Marshal(end)
+	if err != nil {
+		return err
+	}
+	if len(whole)+len(raw) <= mostPayload {
+		end.Left, end.LeftCount = raw, len(left)
 	}
 	return nil
 }
@@ -269,8 +311,8 @@ func (r *run) takeBackCustom(ctx workflow.Context, u *undo) error {
 		return fmt.Errorf("step %s of runbook %s is not in the program", c.Step, u.Runbook)
 	}
 	inputs, vars := r.scope.names["inputs"].(map[string]any), r.scope.names["vars"].(map[string]any)
-	if p != r.prog {
-		// A child runbook's own, handed over with its rollback.
+	if p != r.prog || c.ID != "" {
+		// Of another execution: a child's, or that whose work this one takes back.
 		maps.Copy(r.read, reads(p))
 		var err error
 		if inputs, err = typed(c.Inputs, p.Inputs, func(i program.Input) (string, program.Type) { return i.Name, i.Type }); err != nil {
@@ -282,7 +324,7 @@ func (r *run) takeBackCustom(ctx workflow.Context, u *undo) error {
 	}
 	sc := newScope(ctx, r, p, inputs, vars)
 	sc.silent = true
-	if c.ID != "" && p != r.prog {
+	if c.ID != "" {
 		was := sc.names["execution"].(map[string]any)
 		was["id"], was["started_at"] = c.ID, c.Began
 	}
@@ -313,11 +355,13 @@ func (r *run) takeBackCustom(ctx workflow.Context, u *undo) error {
 	return r.list(ctx, sc, u.Sub, u.Path+".rollback.", s.Rollback.Steps)
 }
 
-// handOver is what a child runbook that succeeded leaves to its caller: its
-// compensations, complete in themselves.
-func (r *run) handOver() []*undo {
-	for _, u := range r.state.Undo {
-		if u.Custom != nil && u.Runbook == r.prog.Runbook {
+// handOver is what a child runbook that succeeded leaves to its caller.
+func (r *run) handOver() []*undo { return r.selfContained(r.state.Undo) }
+
+// selfContained makes compensations complete in themselves, for another execution.
+func (r *run) selfContained(us []*undo) []*undo {
+	for _, u := range us {
+		if u.Custom != nil && u.Custom.ID == "" && u.Runbook == r.prog.Runbook {
 			u.Custom.ID, u.Custom.Began = r.id, r.state.StartedAt
 			u.Custom.Inputs = map[string]json.RawMessage{}
 			for _, in := range r.prog.Inputs {
@@ -330,7 +374,7 @@ func (r *run) handOver() []*undo {
 			u.Custom.Vars = r.state.Vars
 		}
 	}
-	return r.state.Undo
+	return us
 }
 
 func packUndo(us []*undo) (json.RawMessage, error) {

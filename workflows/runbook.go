@@ -44,20 +44,21 @@ func Register(r worker.Registry, watchers ...Watcher) {
 func Runbook(ctx workflow.Context, args converter.EncodedValues) (*Result, error) {
 	var start Start
 	if err := args.Get(&start); err != nil {
-		return nil, refused(fmt.Errorf("the input cannot be read: %w; start it with the starter, and with keys that the worker has", err))
+		return nil, refused(ctx, fmt.Errorf("the input cannot be read: %w; start it with the starter, and with keys that the worker has", err))
 	}
-	if start.Program == nil || start.Program.Version < 1 || start.Program.Version > program.Version {
-		return nil, refused(fmt.Errorf("the program has no version that this worker knows (up to %d)", program.Version))
+	if p := start.Runs(); p == nil || p.Version < 1 || p.Version > program.Version {
+		return nil, refused(ctx, fmt.Errorf("the program has no version that this worker knows (up to %d)", program.Version))
 	}
 	r, err := newRun(ctx, &start)
 	if err != nil {
-		return nil, refused(err)
+		return nil, refused(ctx, err)
 	}
 	return r.main(ctx)
 }
 
 // refused ends an execution before its first step.
-func refused(err error) error {
+func refused(ctx workflow.Context, err error) error {
+	tellRefused(ctx)
 	f := &Failure{Kind: string(action.Invalid), Message: err.Error()}
 	return temporal.NewNonRetryableApplicationError(err.Error(), string(Failed), nil, Result{Outcome: Failed, Message: err.Error(), Failure: f})
 }
@@ -69,7 +70,8 @@ type run struct {
 	state *State
 	scope *scope // of the outermost steps
 
-	id, firstRun string          // for tokens
+	id, firstRun string
+	origin       string          // for tokens: the first run, of the outermost caller if there is one
 	read         map[string]bool // ids of steps whose outputs the program reads
 	programs     map[string]*program.Program
 
@@ -80,6 +82,8 @@ type run struct {
 	timedOut    bool   // the runbook's own timeout has passed
 	waits       map[string]*wait
 	order       []string           // keys of waits, oldest first
+	toReopen    []string           // keys that the run before had and that this one has not come to yet; in its first workflow task only
+	firstTask   int                // history length in that
 	listening   bool               // signals are taken as they come
 	dirty       bool               // the view has changed since it was painted
 	at          int                // index of the outermost step that runs
@@ -100,7 +104,7 @@ type run struct {
 
 func newRun(ctx workflow.Context, start *Start) (*run, error) {
 	info := workflow.GetInfo(ctx)
-	p := start.Program
+	p := start.Runs()
 	r := &run{
 		start: start, prog: p, state: start.State,
 		id: info.WorkflowExecution.ID, firstRun: info.FirstRunID,
@@ -108,11 +112,23 @@ func newRun(ctx workflow.Context, start *Start) (*run, error) {
 		waits:    map[string]*wait{},
 		dirty:    true,
 	}
+	// A caller that is brought back to an earlier state calls again, which is another run with the same id.
+	if r.origin = r.firstRun; len(start.Within) > 0 && r.newer(ctx, changeOrigin) {
+		r.origin = start.Within[0].FirstRun
+	}
 	r.observer, _ = ctx.Value(observerKey{}).(Observer)
 	maps.Copy(r.programs, p.Children)
 	r.read = reads(p)
 	if r.state == nil {
 		r.state = &State{Phase: phaseSteps, StartedAt: workflow.Now(ctx), Steps: &record{}}
+		if back := start.TakeBack; back != nil {
+			var left State
+			if err := json.Unmarshal(back.Left, &left); err != nil {
+				return nil, fmt.Errorf("what %s has left cannot be read: %w", back.Of, err)
+			}
+			r.state.Undo, r.state.Vars = left.Undo, left.Vars
+			start.TakeBack = &TakeBack{Of: back.Of, Run: back.Run, Program: back.Program}
+		}
 	}
 
 	// The starter has checked the inputs; whoever starts a workflow otherwise has not.
@@ -136,6 +152,7 @@ func newRun(ctx workflow.Context, start *Start) (*run, error) {
 		}
 	}
 	r.state.relink()
+	r.toReopen, r.state.Open, r.firstTask = r.state.Open, nil, info.GetCurrentHistoryLength()
 	return r, nil
 }
 
@@ -176,15 +193,21 @@ func (r *run) main(ctx workflow.Context) (*Result, error) {
 			ctx, _ = workflow.NewDisconnectedContext(ctx)
 			return r.finish(ctx)
 		}
-		err = r.whole(ctx, func() error { return r.body(ctx) })
-		if workflow.IsContinueAsNewError(err) {
-			return nil, err
+		if r.start.TakeBack != nil {
+			st.End, st.Phase = &Result{Outcome: Succeeded}, phaseRollback
+		} else {
+			err = r.whole(ctx, func() error { return r.body(ctx) })
+			if workflow.IsContinueAsNewError(err) {
+				return nil, err
+			}
+			st.End = r.ending(ctx, err)
+			st.End.NotRolledBack = st.LeftBehind
+			st.Phase = phaseFinally
+			if f := st.End.Failure; f != nil && r.policy() == program.OnFailureRollback && len(st.Undo)+len(st.LeftBehind) > 0 {
+				st.Phase = phaseRollback
+			}
 		}
-		st.End = r.ending(ctx, err)
-		st.End.NotRolledBack = st.LeftBehind
-		st.Phase = phaseFinally
-		if f := st.End.Failure; f != nil && r.policy() == program.OnFailureRollback && len(st.Undo)+len(st.LeftBehind) > 0 {
-			st.Phase = phaseRollback
+		if st.Phase == phaseRollback {
 			r.attribute(ctx, AttrStatus, "rolling_back")
 		}
 	}
@@ -333,7 +356,11 @@ func (r *run) outputs(ctx workflow.Context, partial bool) (map[string]json.RawMe
 // settle turns the outcome of the steps into that after rollback.
 func (r *run) settle() {
 	end := r.state.End
+	back := r.start.TakeBack
 	switch {
+	case len(end.NotRolledBack) > 0 && back != nil:
+		end.Outcome, end.Failure = RollbackFailed, end.NotRolledBack[0]
+		end.Message = fmt.Sprintf("not all that %s left could be taken back", back.Of)
 	case len(end.NotRolledBack) > 0 && end.Outcome != Succeeded:
 		end.Outcome = RollbackFailed
 	case end.Outcome == Failed:
@@ -343,7 +370,7 @@ func (r *run) settle() {
 
 // finally runs each of the steps of `finally:`, whatever became of those before.
 func (r *run) finally(ctx workflow.Context) error {
-	if len(r.prog.Finally) == 0 {
+	if len(r.prog.Finally) == 0 || r.start.TakeBack != nil { // it has run
 		return nil
 	}
 	st := r.state
@@ -381,13 +408,21 @@ func (r *run) finish(ctx workflow.Context) (*Result, error) {
 	r.finished, r.dirty = true, true
 	r.paint(ctx)
 	end.shorten()
-	if workflow.GetInfo(ctx).ParentWorkflowExecution != nil && len(r.state.Undo) > 0 && (end.Outcome == Succeeded || r.policy() == program.OnFailureRollback) {
+	undo := r.state.Undo
+	if workflow.GetInfo(ctx).ParentWorkflowExecution != nil && len(undo) > 0 && (end.Outcome == Succeeded || r.policy() == program.OnFailureRollback) {
 		// It succeeded, or only its finally failed: nothing has been taken back.
 		raw, err := packUndo(r.handOver())
 		if err != nil {
 			return nil, err
 		}
 		end.Undo, end.Keys = raw, r.passed()
+		undo = nil
+	}
+	if end.Outcome == Succeeded {
+		undo = nil // that is what it was to do
+	}
+	if err := r.tellLeft(end, undo); err != nil {
+		return nil, err
 	}
 	r.giveBack(ctx, len(end.Undo) > 0)
 	r.tellExecution(ctx)
@@ -495,6 +530,13 @@ const (
 // in the middle of a rollback on many targets.
 const changeCut = "cut sooner"
 
+// changeOrigin is the version from which the tokens of a called runbook hang on the first run
+// of the outermost caller, and changeLate that from which work is asked for again whose time ran out unseen.
+const (
+	changeOrigin = "tokens of the caller"
+	changeLate   = "asked again when late"
+)
+
 // boundary is passed before each step, iteration and target: the places where
 // an execution can be cancelled, halted or cut.
 func (r *run) boundary(ctx workflow.Context, sc *scope) error {
@@ -554,7 +596,12 @@ func (r *run) whole(ctx workflow.Context, part func() error) error {
 		}
 		next := *r.start
 		next.State = r.state
+		r.state.Open = slices.Clone(r.order)
 		raw, err := json.Marshal(next)
+		if err == nil && len(raw) > mostPayload && len(r.state.Left) > 0 {
+			r.state.Left = nil // what has failed is still named
+			raw, err = json.Marshal(next)
+		}
 		if err != nil {
 			return err
 		}

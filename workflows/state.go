@@ -26,14 +26,18 @@ type State struct {
 	Finally    *record                    `json:"finally,omitempty"`     // likewise, of `finally:`
 	Undo       []*undo                    `json:"undo,omitempty"`        // what rollback would do, last first
 	Taken      []*undo                    `json:"taken,omitempty"`       // what rollback has done, for people
+	Left       []*undo                    `json:"left,omitempty"`        // what could not be taken back, in the order in which it was tried
 	LeftBehind []*Failure                 `json:"left_behind,omitempty"` // what child runbooks could not take back
 	End        *Result                    `json:"end,omitempty"`         // set when the steps have ended
-	Shared     []json.RawMessage          `json:"shared,omitempty"`      // in JSON: inputs that several of Undo have in common
+	Shared     []json.RawMessage          `json:"shared,omitempty"`      // in JSON: inputs that several of Undo and Left have in common
 
 	// Keys are the locks that the execution holds or waits for, in the order in which
 	// it takes them; Admitted is when it held them all. Nil if it needs none.
 	Keys     []*hold    `json:"keys,omitempty"`
 	Admitted *time.Time `json:"admitted,omitempty"`
+
+	// Open are the steps that wait for a person when the execution continues as new.
+	Open []string `json:"open,omitempty"`
 
 	// Remote says of targets that have no agent of ours how the control worker reaches them.
 	Remote map[string]*action.Target `json:"remote,omitempty"`
@@ -204,7 +208,8 @@ type plainState State
 // MarshalJSON writes the state, compressed if it is large.
 func (s *State) MarshalJSON() ([]byte, error) {
 	apart := plainState(*s)
-	apart.Undo, apart.Shared = share(s.Undo)
+	both, shared := share(slices.Concat(s.Undo, s.Left))
+	apart.Undo, apart.Left, apart.Shared = both[:len(s.Undo)], both[len(s.Undo):], shared
 	plain, err := json.Marshal(&apart)
 	if err != nil || len(plain) <= packAbove {
 		return plain, err
@@ -234,7 +239,7 @@ func (s *State) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, (*plainState)(s)); err != nil {
 		return err
 	}
-	for _, u := range s.Undo {
+	for _, u := range slices.Concat(s.Undo, s.Left) {
 		if u.Shared == nil {
 			continue
 		}

@@ -870,7 +870,7 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 		return r.childFailed(ctx, sc, path, s, p, err)
 	}
 	r.inherit(result.Keys)
-	if err := r.takeOver(sc, path, result.Undo); err != nil {
+	if err := r.takeOver(sc, path, &result); err != nil {
 		return err
 	}
 	rec.Out, err = json.Marshal(result.Outputs)
@@ -880,19 +880,32 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 	return err
 }
 
-// takeOver records what a child runbook leaves to its caller to take back.
-func (r *run) takeOver(sc *scope, path string, raw json.RawMessage) error {
-	if len(raw) == 0 || sc.silent {
-		return nil
+// takeOver records what a child runbook leaves to its caller to take back, and
+// what it could not take back itself.
+func (r *run) takeOver(sc *scope, path string, result *Result) error {
+	theirs := func(raw json.RawMessage) ([]*undo, error) {
+		if len(raw) == 0 {
+			return nil, nil
+		}
+		us, err := unpackUndo(raw)
+		for _, u := range us {
+			u.Path = path + "/" + u.Path
+		}
+		return us, err
 	}
-	theirs, err := unpackUndo(raw)
+	undo, err := theirs(result.Undo)
 	if err != nil {
 		return err
 	}
-	for _, u := range theirs {
-		u.Path = path + "/" + u.Path
+	if !sc.silent {
+		r.state.Undo = append(r.state.Undo, undo...)
 	}
-	r.state.Undo = append(r.state.Undo, theirs...)
+	left, err := theirs(result.Left)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(left) // as they would have been tried
+	r.state.Left = append(r.state.Left, left...)
 	return nil
 }
 
@@ -914,7 +927,7 @@ func (r *run) childFailed(ctx workflow.Context, sc *scope, path string, s *progr
 	}
 	r.state.LeftBehind = append(r.state.LeftBehind, theirs.NotRolledBack...)
 	r.inherit(theirs.Keys)
-	if uerr := r.takeOver(sc, path, theirs.Undo); uerr != nil {
+	if uerr := r.takeOver(sc, path, &theirs); uerr != nil {
 		return uerr
 	}
 	if ctx.Err() != nil {

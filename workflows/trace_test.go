@@ -19,7 +19,8 @@ import (
 
 // TestTraces plays each archive of testdata: a runbook (runbook.yaml, with other
 // runbooks beside it as NAME.yaml), its inputs, a script of what happens, and
-// the trace of calls that is expected. Package trace says what a script is.
+// the trace of calls that is expected. With a script "then", an execution
+// follows that takes back what the first has left. Package trace says what a script is.
 func TestTraces(t *testing.T) {
 	trace.Golden(t, "testdata/*.txtar", func(t *testing.T, _ string, parts map[string]string) string {
 		t.Parallel()
@@ -28,6 +29,7 @@ func TestTraces(t *testing.T) {
 			Inputs:  parts["inputs"],
 			Only:    strings.Fields(parts["only"]),
 			Script:  parts["script"],
+			Then:    parts["then"],
 			Answer:  fakeAnswer,
 			Silent:  []string{workflows.ActionDescribe}, // all nodes are asked at once
 			View:    true,

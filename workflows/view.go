@@ -22,9 +22,13 @@ const (
 func (r *run) view() View {
 	st := r.state
 	v := View{Runbook: r.prog.Runbook, Status: r.status(), StartedAt: st.StartedAt, Caller: r.start.Caller, Result: st.End}
-	if end := st.End; end != nil && len(end.NotRolledBack) > mostTargetRows {
-		first := *end // all are in what the execution returns
-		first.NotRolledBack = end.NotRolledBack[:mostTargetRows]
+	if back := r.start.TakeBack; back != nil {
+		v.TakesBack = back.Of
+	}
+	if end := st.End; end != nil {
+		first := *end // all is in what the execution returns
+		first.NotRolledBack = end.NotRolledBack[:min(len(end.NotRolledBack), mostTargetRows)]
+		first.Undo, first.Left = nil, nil
 		v.Result = &first
 	}
 	add := func(phase string) func(*program.Step, *record, string, int) bool {
@@ -53,11 +57,12 @@ func (r *run) view() View {
 			return len(v.Steps) < mostRows
 		}
 	}
-	walk(r.prog.Steps, st.Steps, "", 0, add(""))
+	steps, finally := r.shown()
+	walk(steps, st.Steps, "", 0, add(""))
 	for _, u := range st.Taken {
 		v.Steps = append(v.Steps, undoView(u))
 	}
-	walk(r.prog.Finally, st.Finally, "finally.", 0, add(string(phaseFinally)))
+	walk(finally, st.Finally, "finally.", 0, add(string(phaseFinally)))
 	if h := r.queued(); h != nil {
 		v.Waiting = append(v.Waiting, Wait{Step: h.Key, Kind: WaitLock, Message: h.behind(), Choices: []string{}, Pos: r.prog.LockPos})
 	}
@@ -65,6 +70,14 @@ func (r *run) view() View {
 		v.Waiting = append(v.Waiting, r.waits[path].Wait)
 	}
 	return v
+}
+
+// shown are the steps that the execution runs; one that takes back what another has left runs none.
+func (r *run) shown() (steps, finally []program.Step) {
+	if r.start.TakeBack != nil {
+		return nil, nil
+	}
+	return r.prog.Steps, r.prog.Finally
 }
 
 func undoView(u *undo) StepView {
@@ -162,6 +175,9 @@ func (r *run) markdown() string {
 	if s := r.prog.Summary; s != "" { // the server drops the static summary when it continues as new
 		fmt.Fprintf(&b, "%s\n\n", cell(s))
 	}
+	if back := r.start.TakeBack; back != nil {
+		fmt.Fprintf(&b, "> takes back what **%s** has left\n\n", cell(back.Of))
+	}
 	if h := r.queued(); h != nil {
 		fmt.Fprintf(&b, "> waits since %s for **%s**, %s\n\n", h.Since.UTC().Format(time.TimeOnly), cell(h.Key), cell(h.behind()))
 	}
@@ -181,7 +197,8 @@ func (r *run) markdown() string {
 			return rows < mostPainted
 		}
 	}
-	first, last := 0, len(r.prog.Steps)
+	steps, finally := r.shown()
+	first, last := 0, len(steps)
 	if last > mostPainted {
 		first = max(0, min(r.at, last-paintedAfter)-paintedBefore)
 		last = min(last, first+paintedBefore+paintedAfter)
@@ -189,7 +206,7 @@ func (r *run) markdown() string {
 	if first > 0 {
 		b.WriteString("| | … " + strconv.Itoa(first) + " before | | | |\n")
 	}
-	if !walk(r.prog.Steps[first:last], r.state.Steps, "", 0, table(phaseSteps)) || last < len(r.prog.Steps) {
+	if !walk(steps[first:last], r.state.Steps, "", 0, table(phaseSteps)) || last < len(steps) {
 		b.WriteString("| | … | | | |\n")
 	}
 	taken := r.state.Taken
@@ -201,7 +218,7 @@ func (r *run) markdown() string {
 		b.WriteString(rowOf(&v))
 	}
 	rows = 0
-	walk(r.prog.Finally, r.state.Finally, "finally.", 0, table(phaseFinally))
+	walk(finally, r.state.Finally, "finally.", 0, table(phaseFinally))
 	return b.String()
 }
 

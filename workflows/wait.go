@@ -60,6 +60,9 @@ func (r *run) answers(ctx workflow.Context) error {
 	for _, a := range allAnswers {
 		err := workflow.SetUpdateHandlerWithOptions(ctx, a.name,
 			func(ctx workflow.Context, answer Answer) (string, error) {
+				if err := workflow.Await(ctx, func() bool { return !r.reopening(ctx) }); err != nil {
+					return "", err
+				}
 				w, err := r.fits(a.name, answer)
 				if err != nil {
 					return "", err // two answers in one workflow task: the second no longer fits
@@ -69,7 +72,10 @@ func (r *run) answers(ctx workflow.Context) error {
 			},
 			workflow.UpdateHandlerOptions{
 				Description: a.description,
-				Validator: func(answer Answer) error {
+				Validator: func(ctx workflow.Context, answer Answer) error {
+					if r.reopening(ctx) {
+						return nil // it is looked at again
+					}
 					_, err := r.fits(a.name, answer)
 					return err
 				},
@@ -94,12 +100,21 @@ func (r *run) listen(ctx workflow.Context) {
 		// Not by a selector: that has taken a signal before its turn comes to handle it, and
 		// what it has taken is lost if the execution continues as new in the same task.
 		said := func() bool {
-			return slices.ContainsFunc(allAnswers, func(a namedAnswer) bool { return workflow.GetSignalChannel(ctx, a.name).Len() > 0 })
+			return !r.reopening(ctx) && slices.ContainsFunc(allAnswers, func(a namedAnswer) bool { return workflow.GetSignalChannel(ctx, a.name).Len() > 0 })
 		}
 		for workflow.Await(ctx, said) == nil {
 			r.drainSignals(ctx)
 		}
 	})
+}
+
+// reopening tells whether steps that waited for a person in the run before are
+// still to wait again. That happens in the first workflow task of a run, but not
+// at once: one in a branch or an iteration comes after what listens to answers,
+// which would find that nobody waits for an answer sent between the runs. A step
+// that has not come to its wait in that task does not wait any more.
+func (r *run) reopening(ctx workflow.Context) bool {
+	return len(r.toReopen) > 0 && workflow.GetInfo(ctx).GetCurrentHistoryLength() == r.firstTask
 }
 
 func (r *run) signalled(ctx workflow.Context, name string, answer Answer) {
@@ -212,6 +227,7 @@ func (r *run) people(ctx workflow.Context, sc *scope, rec *record, w *wait) (boo
 	}
 	rec.State, rec.Message = StateWaiting, w.Message
 	r.waits[w.Step] = w
+	r.toReopen = slices.DeleteFunc(r.toReopen, func(p string) bool { return p == w.Step })
 	if !slices.Contains(r.order, w.Step) {
 		r.order = append(r.order, w.Step)
 	}

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	enumspb "go.temporal.io/api/enums/v1"
 	sdkpb "go.temporal.io/api/sdk/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/almanac-run/almanac/lang/program"
@@ -254,6 +256,59 @@ func TestPeopleAcrossRuns(t *testing.T) {
 	}
 }
 
+// TestAnswerBetweenRuns sends an answer that comes with the first workflow task of a run which continues another: to a step
+// that waits in a branch, which that task comes to after it has begun to listen.
+func TestAnswerBetweenRuns(t *testing.T) {
+	t.Parallel()
+	_, c := serve(t, often(20))
+	queue := "between"
+	work(t, c, queue)
+	p := compileLedger(t, peopleRunbook, nil)
+	run := begin(t, c, queue, p, nil)
+	wait(t, "a second run", func() bool { return runs(t, c, queue) >= 2 })
+	var start workflows.Start
+	for h := c.GetWorkflowHistory(t.Context(), queue, run.GetRunID(), false, enumspb.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT); h.HasNext(); {
+		e, err := h.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := converter.GetDefaultDataConverter().FromPayloads(e.GetWorkflowExecutionContinuedAsNewEventAttributes().GetInput(), &start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	approved := func(id string) {
+		t.Helper()
+		wait(t, id, func() bool {
+			v := view(c, id)
+			return v != nil && len(v.Waiting) == 1
+		})
+		if got := view(c, id).Waiting[0].Approved; !slices.Equal(got, []string{"li"}) {
+			t.Errorf("%s: approved by %v", id, got)
+		}
+		if err := c.TerminateWorkflow(t.Context(), id, "", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said := workflows.Answer{By: "li"}
+	options := client.StartWorkflowOptions{TaskQueue: queue, TypedSearchAttributes: workflows.Attributes(p.Runbook, "ana")}
+	if _, err := c.SignalWithStartWorkflow(t.Context(), "by-signal", workflows.AnswerApprove, said, options, p.Runbook, start); err != nil {
+		t.Fatal(err)
+	}
+	approved("by-signal")
+	options.ID, options.WorkflowIDConflictPolicy = "by-update", enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
+	update, err := c.UpdateWithStartWorkflow(t.Context(), client.UpdateWithStartWorkflowOptions{
+		StartWorkflowOperation: c.NewWithStartWorkflowOperation(options, p.Runbook, start),
+		UpdateOptions:          client.UpdateWorkflowOptions{UpdateName: workflows.AnswerApprove, Args: []any{said}, WaitForStage: client.WorkflowUpdateStageCompleted},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := update.Get(t.Context(), nil); err != nil {
+		t.Errorf("the update: %v", err)
+	}
+	approved("by-update")
+}
+
 const loopRunbook = `
 runbook: test/loop
 inputs:
@@ -378,10 +433,10 @@ func answer(t *testing.T, c client.Client, id, name string, a workflows.Answer) 
 	}
 }
 
-// wait polls until something is so, for half a minute.
+// wait polls until something is so. It waits long, since many tests run at once: what never comes is told all the same.
 func wait(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !so(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: it does not come", what)
 		}

@@ -51,6 +51,7 @@ steps:
     run: |
       echo "$WHAT"
       echo canary-output-"$(printf 91)"bc
+    rollback: { steps: [{ id: calm, wait: 1s }] }
   - id: ask
     approval: { message: "canary-message-d9e0?" }
   - id: fail
@@ -249,6 +250,11 @@ func TestEncryption(t *testing.T) {
 		if _, out := h.run("starter", args...); !strings.Contains(out, outputCanary) && !strings.Contains(out, failureCanary) {
 			t.Errorf("%v shows neither output nor failure:\n%s", args, out)
 		}
+	}
+	// Who lacks the keys learns that, and how it ended all the same.
+	h.write("other", h.must("worker", "key", "new", "--id", "other"))
+	if _, out := h.run("starter", "show", "one", "--key-file", "other"); !strings.Contains(out, "rolled back") || strings.Contains(out, failureCanary) || !strings.Contains(out, "k1") {
+		t.Errorf("without the keys: %s", out)
 	}
 	page := h.must("starter", "report", "one", "--html", "-")
 	if !strings.Contains(page, failureCanary) || strings.Contains(page, "Encoded failure") {

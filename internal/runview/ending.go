@@ -248,6 +248,10 @@ func next(v workflows.View, x Execution, o Options) []string {
 	if slices.ContainsFunc(v.Result.NotRolledBack, func(f *workflows.Failure) bool { return strings.HasPrefix(f.Action, "aws.") }) {
 		cmds = append(cmds, o.Program+" sweep --execution "+id+"   # what is left in AWS; with --yes it is removed")
 	}
+	cmds = slices.Compact(cmds) // the failure may be that of the rollback
+	if v.Result.LeftCount > 0 {
+		cmds = append(cmds, o.Program+" rollback "+id+"   # take back what is left")
+	}
 	if len(cmds) == 0 && v.Result.Outcome != workflows.Succeeded {
 		cmds = append(cmds, o.Program+" logs "+id+"   # what the commands before it wrote")
 	}

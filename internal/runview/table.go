@@ -127,6 +127,9 @@ func head(b *strings.Builder, v workflows.View, x Execution, o Options) {
 		title = clip(runbook+"  "+status+by, o.width()) + "\n" + line(x.ID)
 	}
 	fmt.Fprintln(b, title)
+	if v.TakesBack != "" {
+		fmt.Fprintln(b, "takes back what "+line(v.TakesBack)+" left")
+	}
 	if x.URL != "" && (o.Height == 0 || o.Height >= smallHeight) {
 		fmt.Fprintln(b, o.paint(x.URL, text.Faint)) // not clipped: a cut link is no link
 	}

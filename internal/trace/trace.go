@@ -88,6 +88,10 @@ type Play struct {
 	Only    []string // nodes, as in workflows.Start
 	Script  string
 
+	// Then is the script of an execution that takes back what this one has left;
+	// empty: there is none.
+	Then string
+
 	// Answer is what an action answers if the script does not say.
 	Answer func(ctx context.Context, action, node string, input json.RawMessage) (json.RawMessage, error)
 
@@ -123,6 +127,21 @@ var timesRE = regexp.MustCompile(` x(\d+)$`)
 // an error of the test.
 func (p Play) Run(t testing.TB) string {
 	t.Helper()
+	all, ended := p.run(t, nil)
+	if p.Then == "" {
+		return all
+	}
+	if ended.Result.Left == nil {
+		t.Fatalf("nothing is left to take back:\n%s", all)
+	}
+	p.Script = p.Then
+	again, _ := p.run(t, ended.Result.Left)
+	return fmt.Sprintf("%sleft: %d\n%s", all, ended.Result.LeftCount, again)
+}
+
+// run plays one execution, which takes back what is left of another if left is given.
+func (p Play) run(t testing.TB, left json.RawMessage) (string, *play.Ended) {
+	t.Helper()
 	inputs := map[string]json.RawMessage{}
 	if p.Inputs != "" {
 		if err := json.Unmarshal([]byte(p.Inputs), &inputs); err != nil {
@@ -157,7 +176,7 @@ func (p Play) Run(t testing.TB) string {
 		s.rules[head] = append(s.rules[head], r)
 	}
 	ended, err := play.Play{
-		Program: p.Program, Inputs: inputs, Caller: "ana", Only: p.Only, Handler: s.answer, Moments: moments, Cut: p.Cut,
+		Program: p.Program, Inputs: inputs, Caller: "ana", Only: p.Only, Left: left, Handler: s.answer, Moments: moments, Cut: p.Cut,
 		Locks: func(lock, what string) { s.note("~ %s %s", lock, what) },
 	}.Run()
 	if err != nil {
@@ -175,7 +194,7 @@ func (p Play) Run(t testing.TB) string {
 	if p.View {
 		s.view(ended.View)
 	}
-	return strings.Join(s.trace, "\n") + "\n"
+	return strings.Join(s.trace, "\n") + "\n", ended
 }
 
 // happen is what a person does.

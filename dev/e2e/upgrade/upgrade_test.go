@@ -411,6 +411,12 @@ func TestUpgrade(t *testing.T) {
 	}
 	h.must("versions", "use", "unversioned", "--ramp", "0") // nor is it that one's part which ends
 	h.version("2", func(v versionRow) bool { return v.Status == "ramping" })
+	h.must("versions", "use", "2", "--ramp", "100") // all of what starts, while 1 is current
+	h.begin("ramped", approval, "waiting")
+	h.on("2", "ramped")
+	h.must("approve", "ramped")
+	h.done("ramped", 0, "one", "two")
+	h.version("1", func(v versionRow) bool { return v.Status == "current" })
 	h.must("versions", "use", "2")
 	h.begin("new", approval, "waiting")
 	h.on("2", "new")

@@ -36,9 +36,10 @@ type Play struct {
 	Program *program.Program
 	Inputs  map[string]json.RawMessage
 	Caller  string
-	Only    []string  // nodes, as in workflows.Start
-	ID      string    // of the execution; empty: one of the SDK's
-	Began   time.Time // when it starts; zero: a fixed day
+	Only    []string        // nodes, as in workflows.Start
+	Left    json.RawMessage // what an execution of the program has left: this one takes it back; nil: it runs the program
+	ID      string          // of the execution; empty: one of the SDK's
+	Began   time.Time       // when it starts; zero: a fixed day
 
 	// Handler does one attempt at a piece of work. It runs alone: the clock, the
 	// workflow and all other handlers stand still until it returns or sleeps.
@@ -130,6 +131,9 @@ func (p Play) Run() (ended *Ended, err error) {
 	}
 	s.ended.Began = p.Began
 	next := &workflows.Start{Program: p.Program, Inputs: p.Inputs, Caller: p.Caller, Only: p.Only}
+	if p.Left != nil {
+		next.Program, next.TakeBack = nil, &workflows.TakeBack{Of: "before", Program: p.Program, Left: p.Left}
+	}
 	now := p.Began
 	for runs := 1; next != nil; runs++ {
 		if runs > 1000 {
