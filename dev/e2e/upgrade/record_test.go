@@ -22,6 +22,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -46,6 +47,7 @@ type scene struct {
 	cut     bool   // on a server that suggests to continue as new all the time
 	older   bool   // by an interpreter from before all changes that it asks histories for
 	version int    // of the program, in place of its own
+	back    bool   // another execution takes back what it left, and is recorded too
 	then    func(s *stage)
 }
 
@@ -363,6 +365,19 @@ steps:
 		s.answer(workflows.AnswerApprove, ana)
 		s.answer(workflows.AnswerApprove, workflows.Answer{By: "li"})
 	}},
+	{name: "cut-branch", cut: true, runbook: "runbook: test/cut\nsteps:\n  - id: sides\n    parallel:\n      people: [ { id: ok, approval: { message: \"Go on?\", approvers: [ana, li], quorum: 2 } } ]\n      machine:\n        - id: loop\n          for_each: [1, 2, 3, 4, 5, 6]\n          steps: [ { id: x, action: test.look, with: { name: x } } ]\n", then: func(s *stage) {
+		s.answer(workflows.AnswerApprove, ana)
+		s.answer(workflows.AnswerApprove, workflows.Answer{By: "li"})
+	}},
+	{name: "left", back: true, more: kids, script: "undo.a: denied; undo.kid/k: denied; own.rollback.u: failed; broken: failed", runbook: `
+runbook: test/left
+vars: { word: "hello" }
+steps:
+  - { id: a, action: test.make, with: { name: a } }
+  - { id: kid, runbook: test/quick, with: { what: a } }
+  - { id: own, action: test.make, with: { name: own }, rollback: { steps: [ { id: v, action: test.look, with: { name: "${{ vars.word }} ${{ steps.own.id }}" } }, { id: u, action: test.look, with: { name: u } } ] } }
+  - { id: broken, action: test.look, with: { name: broken } }
+`},
 	{name: "reset", runbook: "runbook: test/reset\nsteps:\n  - { id: a, action: test.make, with: { name: a } }\n  - { id: nap, wait: 200ms }\n  - { id: b, action: test.make, with: { name: b } }\n", then: func(s *stage) {
 		s.must(s.c.GetWorkflow(s.t.Context(), s.id, "").Get(s.t.Context(), nil))
 		_, err := s.c.ResetWorkflowExecution(s.t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
@@ -637,6 +652,23 @@ func (k *cast) record(t *testing.T, c client.Client, s scene) {
 			name += "-" + strconv.Itoa(i+1)
 		}
 		save(t, c, s.name, id, fmt.Sprintf("%s.v%d", name, min(p.Version, program.Version)))
+	}
+	if s.back {
+		var result workflows.Result
+		var ended *temporal.ApplicationError
+		if err := c.GetWorkflow(ctx, s.name, "").Get(ctx, nil); !errors.As(err, &ended) || ended.Details(&result) != nil || result.Left == nil {
+			t.Fatalf("it left nothing: %v", err)
+		}
+		back := s.name + "-rollback"
+		run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: back, TaskQueue: workflows.TaskQueue, TypedSearchAttributes: workflows.Attributes(p.Runbook, "ana")},
+			p.Runbook, workflows.Start{Inputs: inputs, Caller: "ana", TakeBack: &workflows.TakeBack{Of: s.name, Program: p, Left: result.Left}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := run.Get(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+		save(t, c, back, "", fmt.Sprintf("%s.v%d", back, p.Version))
 	}
 	if s.more != nil {
 		save(t, c, s.name+"/kid", "", fmt.Sprintf("%s-kid.v%d", s.name, p.Version))
