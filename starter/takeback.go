@@ -21,6 +21,9 @@ func (a *app) takeBack(ctx context.Context, s *server, info *workflow.WorkflowEx
 	if said.Step != "" {
 		return usagef("execution %s has ended: all that it left is taken back, and STEP cannot be given", id)
 	}
+	if parent := info.GetParentExecution().GetWorkflowId(); parent != "" {
+		return fmt.Errorf("execution %s was called by %s, which has what it left, too: %s rollback %s", id, parent, a.again(), runview.Quote(info.GetRootExecution().GetWorkflowId()))
+	}
 	short, cancel := context.WithTimeout(ctx, 2*queryTimeout)
 	defer cancel()
 	r, err := s.ending(short, id)

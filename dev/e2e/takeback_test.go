@@ -99,4 +99,16 @@ func TestTakeBack(t *testing.T) {
 		t.Error("the file is still there")
 	}
 	expect(1, []string{"stays-rollback has done that"}, "rollback", "stays")
+
+	// What a called runbook left is its caller's.
+	work(t, c, "family")
+	p := compileLedger(t, "runbook: test/family\nsteps:\n  - { id: kid, runbook: test/kid }\n", map[string]string{
+		"test/kid": "runbook: test/kid\non_failure: stop\nsteps:\n  - { id: made, action: crash.make, with: { name: a } }\n  - { id: broken, fail: broken }\n",
+	})
+	if r := ended(t, begin(t, c, "family", p, nil)); r.LeftCount != 1 {
+		t.Errorf("%d left", r.LeftCount)
+	}
+	expect(1, []string{"was called by family", "starter rollback family"}, "rollback", "family/kid")
+	expect(0, nil, "rollback", "family")
+	expect(0, []string{"kid/made rolled_back"}, "watch", "family-rollback")
 }
