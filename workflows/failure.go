@@ -56,10 +56,10 @@ func asFailure(err error) *Failure {
 	return &Failure{Kind: string(action.Internal), Message: err.Error()}
 }
 
-// notTaken tells whether nobody took an activity in time.
+// notTaken tells whether nobody took an activity in time, not even for an attempt before.
 func notTaken(err error) bool {
 	var timeout *temporal.TimeoutError
-	return errors.As(err, &timeout) && timeout.TimeoutType() == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START
+	return errors.As(err, &timeout) && timeout.TimeoutType() == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START && !timeout.HasLastHeartbeatDetails()
 }
 
 // fromActivity fills kind, message and detail of f from what an activity

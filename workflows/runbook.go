@@ -537,6 +537,10 @@ const (
 	changeLate   = "asked again when late"
 )
 
+// changeAttempt is the version from which what a further attempt at a called runbook leaves is below a path of its own:
+// both attempts' work of a rollback would have one token, and a node does that once.
+const changeAttempt = "path of a further attempt"
+
 // boundary is passed before each step, iteration and target: the places where
 // an execution can be cancelled, halted or cut.
 func (r *run) boundary(ctx workflow.Context, sc *scope) error {

@@ -866,6 +866,9 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 	var result Result
 	err = workflow.ExecuteChildWorkflow(cctx, p.Runbook, start).Get(ctx, &result)
 	r.inflight--
+	if rec.Gen > 1 && r.newer(ctx, changeAttempt) {
+		path = activityID(path, "", rec.Gen)
+	}
 	if err != nil {
 		return r.childFailed(ctx, sc, path, s, p, err)
 	}

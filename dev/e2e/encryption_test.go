@@ -253,7 +253,7 @@ func TestEncryption(t *testing.T) {
 	}
 	// Who lacks the keys learns that, and how it ended all the same.
 	h.write("other", h.must("worker", "key", "new", "--id", "other"))
-	if _, out := h.run("starter", "show", "one", "--key-file", "other"); !strings.Contains(out, "rolled back") || strings.Contains(out, failureCanary) || !strings.Contains(out, "k1") {
+	if _, out := h.run("starter", "show", "one", "--key-file", "other"); !strings.Contains(out, "rolled_back") || strings.Contains(out, failureCanary) || !strings.Contains(out, "there is no key") {
 		t.Errorf("without the keys: %s", out)
 	}
 	page := h.must("starter", "report", "one", "--html", "-")
