@@ -3,6 +3,7 @@ package canary
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/proxy"
 	querypb "go.temporal.io/api/query/v1"
+	"go.temporal.io/api/serviceerror"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
@@ -209,10 +211,19 @@ func (w *world) fetch(ids []string) {
 	w.get(base + "/task-queues/" + url.PathEscape(workflows.TaskQueue))
 	for _, e := range list.GetExecutions() {
 		x := e.Execution
+		// A question is deleted when it has been answered, perhaps now.
+		question := strings.HasPrefix(x.WorkflowId, "ask/")
+		var gone *serviceerror.NotFound
 		d, err := api.DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{Namespace: ns, Execution: x})
+		if question && errors.As(err, &gone) {
+			continue
+		}
 		keep("describe "+x.WorkflowId, d, err)
 		for token, more := []byte(nil), true; more; more = len(token) > 0 {
 			h, err := api.GetWorkflowExecutionHistory(ctx, &workflowservice.GetWorkflowExecutionHistoryRequest{Namespace: ns, Execution: x, NextPageToken: token})
+			if question && errors.As(err, &gone) {
+				break
+			}
 			keep("history of "+x.WorkflowId, h, err)
 			token = h.GetNextPageToken()
 			w.open(h)
@@ -221,6 +232,9 @@ func (w *world) fetch(ids []string) {
 		if e.Status == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
 			h, err := api.GetWorkflowExecutionHistoryReverse(ctx, &workflowservice.GetWorkflowExecutionHistoryReverseRequest{Namespace: ns, Execution: x, MaximumPageSize: 10})
 			keep("history backwards", h, err)
+		}
+		if question {
+			continue
 		}
 		id := base + "/workflows/" + url.PathEscape(x.WorkflowId)
 		w.get(id)
