@@ -257,7 +257,7 @@ func (s *server) result(ctx context.Context, id string) (*workflows.Result, erro
 	return r, err
 }
 
-// result waits for the end. The error is one of the connection: how the
+// ending waits for the end. The error is one of the connection: how the
 // execution ended is in the Result.
 func (s *server) ending(ctx context.Context, id string) (*workflows.Result, error) {
 	r := &workflows.Result{}

@@ -316,6 +316,7 @@ func (r *run) attempt(ctx workflow.Context, sc *scope, rec *record, path, node s
 	var u *undo
 	if s.Call.Compensates && !sc.silent {
 		u = &undo{Path: path, Name: rec.Name, Target: node, Remote: remote, Action: s.Call.Action, Input: input, Token: token, Runbook: sc.prog.Runbook, Pos: s.Pos}
+		r.state.record(u)
 		r.state.Undo = append(r.state.Undo, u)
 	}
 	options := workflow.ActivityOptions{

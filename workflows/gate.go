@@ -43,7 +43,7 @@ const (
 // enter waits until the execution holds its locks and a place among those of its runbook.
 func (r *run) enter(ctx workflow.Context) error {
 	st := r.state
-	if st.Admitted != nil || r.prog.Lock == nil && r.prog.MaxRunning == 0 {
+	if st.Admitted != nil || r.prog.Lock == nil && r.prog.MaxRunning == 0 && len(r.leftKeys()) == 0 {
 		return nil
 	}
 	if st.Keys == nil {
@@ -103,10 +103,24 @@ func (r *run) wanted(ctx workflow.Context) ([]*hold, error) {
 			keys = append(keys, &hold{Key: LockID(name), Limit: 1})
 		}
 	}
+	for _, key := range r.leftKeys() {
+		if !slices.ContainsFunc(keys, func(h *hold) bool { return h.Key == key }) {
+			keys = append(keys, &hold{Key: key, Limit: 1})
+		}
+	}
+	slices.SortFunc(keys, func(a, b *hold) int { return strings.Compare(a.Key, b.Key) })
 	if n := r.prog.MaxRunning; n > 0 {
 		keys = append(keys, &hold{Key: SlotsID(r.prog.Runbook), Limit: n})
 	}
 	return keys, nil
+}
+
+// leftKeys are the locks of the runbooks whose work this execution takes back.
+func (r *run) leftKeys() []string {
+	if r.start.TakeBack == nil {
+		return nil
+	}
+	return r.state.LeftKeys
 }
 
 // self is this execution, as locks know it.

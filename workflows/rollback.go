@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -105,7 +106,7 @@ func (r *run) lastUndo(below string) int {
 func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 	if u.Start == nil {
 		now := workflow.Now(ctx)
-		u.Start, u.State = &now, StateRollingBack
+		u.Start, u.State, u.Message = &now, StateRollingBack, ""
 		r.state.Taken = append(r.state.Taken, u)
 		r.dirty = true
 	}
@@ -121,7 +122,7 @@ func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 		return err
 	}
 	if err != nil {
-		r.keepFailed(u)
+		r.keepFailed(u, err)
 	}
 	now := workflow.Now(ctx)
 	u.End, u.State = &now, StateRolledBack
@@ -163,29 +164,55 @@ func (r *run) takeBack(ctx workflow.Context, u *undo) error {
 // keepFailed keeps a compensation that has failed, so that it can be tried again in
 // an execution of its own. Of a `rollback:` of several steps those that have
 // succeeded are not run again.
-func (r *run) keepFailed(u *undo) {
+func (r *run) keepFailed(u *undo, err error) {
 	left := *u
-	left.State, left.Start, left.End = "", nil, nil
+	left.State, left.Start, left.End, left.Message = "", nil, nil, firstLine(err.Error())
 	if u.Sub != nil {
-		left.Sub = &record{Sub: map[string]*record{}}
-		for _, id := range workflow.DeterministicKeys(u.Sub.Sub) {
-			if step := u.Sub.Sub[id]; step.done() {
-				left.Sub.Sub[id] = step
-			}
+		left.Sub = nil
+		if s := find(r.programs[u.Runbook], u.Custom.Step); s != nil {
+			left.Sub = whatIsDone(u.Sub, s.Rollback.Steps)
 		}
 	}
 	r.state.Left = append(r.state.Left, &left)
 }
 
+// whatIsDone keeps of the record of some steps those that are done, also of blocks that are not.
+func whatIsDone(rec *record, steps []program.Step) *record {
+	kept := &record{Sub: map[string]*record{}}
+	for i := range steps {
+		switch id := steps[i].ID; {
+		case rec.Sub[id] == nil:
+		case rec.Sub[id].done():
+			kept.Sub[id] = rec.Sub[id]
+		case steps[i].Kind == program.KindBlock:
+			kept.Sub[id] = whatIsDone(rec.Sub[id], steps[i].Steps)
+		}
+	}
+	return kept
+}
+
 // tellLeft adds to a result what has failed to be taken back, and what nobody has
 // tried to, if it fits.
-func (r *run) tellLeft(end *Result, untried []*undo) error {
+func (r *run) tellLeft(ctx workflow.Context, end *Result, untried []*undo) error {
 	left := slices.Concat(untried, r.state.Left)
 	slices.Reverse(left[len(untried):]) // the last was tried first
+	slices.SortStableFunc(left, byNumber)
 	if len(left) == 0 {
 		return nil
 	}
-	raw, err := json.Marshal(&State{Undo: r.selfContained(left), Vars: r.state.Vars})
+	keys := slices.Clone(r.state.LeftKeys)
+	for _, h := range r.state.Keys {
+		if h.Held && strings.HasPrefix(h.Key, lockPrefix) {
+			keys = append(keys, h.Key)
+		}
+	}
+	slices.Sort(keys)
+	if workflow.GetInfo(ctx).ParentWorkflowExecution != nil {
+		r.selfContained(left)
+	} else {
+		r.signed(left) // what takes it back has the same inputs and vars
+	}
+	raw, err := json.Marshal(&State{Undo: left, Recorded: r.state.Recorded, Vars: r.state.Vars, LeftKeys: slices.Compact(keys)})
 	if err != nil {
 		return err
 	}
@@ -193,11 +220,19 @@ func (r *run) tellLeft(end *Result, untried []*undo) error {
 	if err != nil {
 		return err
 	}
-	if len(whole)+len(raw) <= mostPayload {
+	// It travels in this result, and beside the program in the start of what takes it back.
+	next, err := json.Marshal(&Start{Inputs: r.start.Inputs, Only: r.start.Only, TakeBack: &TakeBack{Program: r.prog, Left: raw}})
+	if err != nil {
+		return err
+	}
+	if len(whole)+len(raw) <= mostPayload && len(next) <= mostPayload {
 		end.Left, end.LeftCount = raw, len(left)
 	}
 	return nil
 }
+
+// byNumber is the order in which compensations were recorded.
+func byNumber(a, b *undo) int { return cmp.Compare(a.Number, b.Number) }
 
 // trim keeps what is shown of a long rollback small: of those that went well,
 // the last hundred.
@@ -279,7 +314,9 @@ func (r *run) recordCustom(ctx workflow.Context, sc *scope, rec *record, path st
 	if sc.loop != nil {
 		c.Item, c.Index, c.Loop = sc.loop.item, &sc.loop.index, sc.loop.step
 	}
-	r.state.Undo = append(r.state.Undo, &undo{Path: path, Name: rec.Name, Custom: c, Runbook: sc.prog.Runbook, Pos: s.Pos})
+	u := &undo{Path: path, Name: rec.Name, Custom: c, Runbook: sc.prog.Runbook, Pos: s.Pos}
+	r.state.record(u)
+	r.state.Undo = append(r.state.Undo, u)
 	return nil
 }
 
@@ -311,8 +348,8 @@ func (r *run) takeBackCustom(ctx workflow.Context, u *undo) error {
 		return fmt.Errorf("step %s of runbook %s is not in the program", c.Step, u.Runbook)
 	}
 	inputs, vars := r.scope.names["inputs"].(map[string]any), r.scope.names["vars"].(map[string]any)
-	if p != r.prog || c.ID != "" {
-		// Of another execution: a child's, or that whose work this one takes back.
+	if p != r.prog || c.Inputs != nil {
+		// Of another execution: a child's.
 		maps.Copy(r.read, reads(p))
 		var err error
 		if inputs, err = typed(c.Inputs, p.Inputs, func(i program.Input) (string, program.Type) { return i.Name, i.Type }); err != nil {
@@ -358,33 +395,45 @@ func (r *run) takeBackCustom(ctx workflow.Context, u *undo) error {
 // handOver is what a child runbook that succeeded leaves to its caller.
 func (r *run) handOver() []*undo { return r.selfContained(r.state.Undo) }
 
-// selfContained makes compensations complete in themselves, for another execution.
+// selfContained makes compensations complete in themselves, for an execution of another runbook.
 func (r *run) selfContained(us []*undo) []*undo {
+	own := r.signed(us)
+	if len(own) == 0 {
+		return us
+	}
+	inputs := map[string]json.RawMessage{}
+	for _, in := range r.prog.Inputs {
+		if v, ok := r.scope.names["inputs"].(map[string]any)[in.Name]; ok {
+			if raw, err := expr.ToJSON(v); err == nil {
+				inputs[in.Name] = raw
+			}
+		}
+	}
+	for _, c := range own {
+		c.Inputs, c.Vars = inputs, r.state.Vars
+	}
+	return us
+}
+
+// signed notes whose the `rollback:`s of this execution are, and returns those that were not noted yet.
+func (r *run) signed(us []*undo) (own []*custom) {
 	for _, u := range us {
 		if u.Custom != nil && u.Custom.ID == "" && u.Runbook == r.prog.Runbook {
 			u.Custom.ID, u.Custom.Began = r.id, r.state.StartedAt
-			u.Custom.Inputs = map[string]json.RawMessage{}
-			for _, in := range r.prog.Inputs {
-				if v, ok := r.scope.names["inputs"].(map[string]any)[in.Name]; ok {
-					if raw, err := expr.ToJSON(v); err == nil {
-						u.Custom.Inputs[in.Name] = raw
-					}
-				}
-			}
-			u.Custom.Vars = r.state.Vars
+			own = append(own, u.Custom)
 		}
 	}
-	return us
+	return own
 }
 
 func packUndo(us []*undo) (json.RawMessage, error) {
 	return json.Marshal(&State{Undo: us})
 }
 
-func unpackUndo(raw json.RawMessage) ([]*undo, error) {
+func unpackUndo(raw json.RawMessage) (us []*undo, keys []string, err error) {
 	var s State
-	err := json.Unmarshal(raw, &s)
-	return s.Undo, err
+	err = json.Unmarshal(raw, &s)
+	return s.Undo, s.LeftKeys, err
 }
 
 // stepsRead lists the ids of steps that the expressions of steps mention, sorted.

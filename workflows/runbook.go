@@ -126,7 +126,7 @@ func newRun(ctx workflow.Context, start *Start) (*run, error) {
 			if err := json.Unmarshal(back.Left, &left); err != nil {
 				return nil, fmt.Errorf("what %s has left cannot be read: %w", back.Of, err)
 			}
-			r.state.Undo, r.state.Vars = left.Undo, left.Vars
+			r.state.Undo, r.state.Recorded, r.state.Vars, r.state.LeftKeys = left.Undo, left.Recorded, left.Vars, left.LeftKeys
 			start.TakeBack = &TakeBack{Of: back.Of, Run: back.Run, Program: back.Program}
 		}
 	}
@@ -421,7 +421,7 @@ func (r *run) finish(ctx workflow.Context) (*Result, error) {
 	if end.Outcome == Succeeded {
 		undo = nil // that is what it was to do
 	}
-	if err := r.tellLeft(end, undo); err != nil {
+	if err := r.tellLeft(ctx, end, undo); err != nil {
 		return nil, err
 	}
 	r.giveBack(ctx, len(end.Undo) > 0)

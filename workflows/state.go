@@ -25,8 +25,10 @@ type State struct {
 	Steps      *record                    `json:"steps"`                 // tree of what ran, in the shape of the program
 	Finally    *record                    `json:"finally,omitempty"`     // likewise, of `finally:`
 	Undo       []*undo                    `json:"undo,omitempty"`        // what rollback would do, last first
+	Recorded   int                        `json:"recorded,omitempty"`    // how many compensations have been recorded
 	Taken      []*undo                    `json:"taken,omitempty"`       // what rollback has done, for people
 	Left       []*undo                    `json:"left,omitempty"`        // what could not be taken back, in the order in which it was tried
+	LeftKeys   []string                   `json:"left_keys,omitempty"`   // locks of called runbooks under which Left, or of a TakeBack Undo, was done
 	LeftBehind []*Failure                 `json:"left_behind,omitempty"` // what child runbooks could not take back
 	End        *Result                    `json:"end,omitempty"`         // set when the steps have ended
 	Shared     []json.RawMessage          `json:"shared,omitempty"`      // in JSON: inputs that several of Undo and Left have in common
@@ -140,6 +142,7 @@ func missing(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == 
 // undo is one compensation, recorded before the effect is scheduled.
 type undo struct {
 	Path    string          `json:"path"`
+	Number  int             `json:"number,omitempty"` // in the order in which they were recorded, from 1; 0: by an older worker
 	Name    string          `json:"name,omitempty"`
 	Target  string          `json:"target,omitempty"`
 	Remote  *action.Target  `json:"remote,omitempty"` // how Target is reached, if not by its own agent
@@ -151,11 +154,19 @@ type undo struct {
 	Custom  *custom         `json:"custom,omitempty"`
 	Runbook string          `json:"runbook"` // whose step it is
 	Pos     program.Pos     `json:"pos"`
-	State   string          `json:"state,omitempty"` // once tried
-	Message string          `json:"message,omitempty"`
+	State   string          `json:"state,omitempty"`   // once tried
+	Message string          `json:"message,omitempty"` // why it failed; of State.Left, if it was tried
 	Start   *time.Time      `json:"b,omitempty"`
 	End     *time.Time      `json:"e,omitempty"`
 	Sub     *record         `json:"sub,omitempty"` // of Custom, while it runs
+}
+
+// record numbers compensations that are recorded now.
+func (s *State) record(us ...*undo) {
+	for _, u := range us {
+		s.Recorded++
+		u.Number = s.Recorded
+	}
 }
 
 // custom is a `rollback:` of the runbook's own, with the values of the moment

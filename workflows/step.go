@@ -886,29 +886,38 @@ func (r *run) child(ctx workflow.Context, sc *scope, rec *record, path string, s
 // takeOver records what a child runbook leaves to its caller to take back, and
 // what it could not take back itself.
 func (r *run) takeOver(sc *scope, path string, result *Result) error {
-	theirs := func(raw json.RawMessage) ([]*undo, error) {
+	theirs := func(raw json.RawMessage) (us []*undo, keys []string, err error) {
 		if len(raw) == 0 {
-			return nil, nil
+			return nil, nil, nil
 		}
-		us, err := unpackUndo(raw)
+		us, keys, err = unpackUndo(raw)
 		for _, u := range us {
 			u.Path = path + "/" + u.Path
 		}
-		return us, err
+		return us, keys, err
 	}
-	undo, err := theirs(result.Undo)
+	handed, _, err := theirs(result.Undo)
 	if err != nil {
 		return err
 	}
+	left, keys, err := theirs(result.Left)
+	if err != nil {
+		return err
+	}
+	if sc.silent { // of what it has not tried a `rollback:` above takes care
+		left = slices.DeleteFunc(left, func(u *undo) bool { return u.Message == "" })
+	}
+	both := slices.Concat(handed, left)
+	slices.SortStableFunc(both, byNumber)
+	r.state.record(both...)
 	if !sc.silent {
-		r.state.Undo = append(r.state.Undo, undo...)
-	}
-	left, err := theirs(result.Left)
-	if err != nil {
-		return err
+		r.state.Undo = append(r.state.Undo, handed...)
 	}
 	slices.Reverse(left) // as they would have been tried
 	r.state.Left = append(r.state.Left, left...)
+	r.state.LeftKeys = append(r.state.LeftKeys, keys...)
+	slices.Sort(r.state.LeftKeys)
+	r.state.LeftKeys = slices.Compact(r.state.LeftKeys)
 	return nil
 }
 

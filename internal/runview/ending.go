@@ -250,7 +250,14 @@ func next(v workflows.View, x Execution, o Options) []string {
 	}
 	cmds = slices.Compact(cmds) // the failure may be that of the rollback
 	if v.Result.LeftCount > 0 {
-		cmds = append(cmds, o.Program+" rollback "+id+"   # take back what is left")
+		why := "take back what is left"
+		switch f := v.Result.Failure; {
+		case f == nil:
+			why += ", if nothing that succeeded later stands on it"
+		case strings.HasPrefix(f.Step, "finally.") && len(v.Result.NotRolledBack) == 0:
+			why = "only if what it did is not wanted: its steps went well, and finally did not"
+		}
+		cmds = append(cmds, o.Program+" rollback "+id+"   # "+why)
 	}
 	if len(cmds) == 0 && v.Result.Outcome != workflows.Succeeded {
 		cmds = append(cmds, o.Program+" logs "+id+"   # what the commands before it wrote")

@@ -259,3 +259,16 @@ func TestHostileID(t *testing.T) {
 		}
 	}
 }
+
+// Of an execution of which only finally failed nothing is left undone: that it can be taken back is no advice to do so.
+func TestEndingNamesRollback(t *testing.T) {
+	for step, want := range map[string]string{"made": "take back what is left\n", "finally.tidy": "only if what it did is not wanted", "": "take back what is left, if nothing"} {
+		v := workflows.View{Status: "failed", Result: &workflows.Result{Outcome: workflows.Failed, LeftCount: 1, Failure: &workflows.Failure{Step: step, Kind: "failed", Message: "no"}}}
+		if step == "" {
+			v.Status, v.Result.Outcome, v.Result.Failure = "succeeded", workflows.Succeeded, nil
+		}
+		if got := Ending(v, exec, Options{Now: now, Program: "starter"}); !strings.Contains(got, "starter rollback demo-tour-7f3c   # "+want) {
+			t.Errorf("%s:\n%s", step, got)
+		}
+	}
+}

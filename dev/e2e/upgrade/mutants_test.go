@@ -25,7 +25,7 @@ var mutants = []struct {
 	{"a version is not asked for", "runbook.go", "return workflow.GetVersion(ctx, change, workflow.DefaultVersion, 1) >= 1", "return change != \"\"", true},
 	{"another id for a child", "step.go", "rec.Child = identifier(r.id + \"/\" +", "rec.Child = identifier(r.id + \"//\" +", true},
 	{"a node's memo after its status", "node.go", "\t\tif err := workflow.UpsertMemo(ctx, map[string]any{registry.Memo: n}); err != nil {\n\t\t\treturn err\n\t\t}\n", "\t\tdefer func() { _ = workflow.UpsertMemo(ctx, map[string]any{registry.Memo: n}) }()\n", true},
-	{"no finally", "runbook.go", "if len(r.prog.Finally) == 0 {", "if len(r.prog.Finally) >= 0 {", true},
+	{"no finally", "runbook.go", "if len(r.prog.Finally) == 0 ||", "if len(r.prog.Finally) >= 0 ||", true},
 	{"two at a time in place of one", "call.go", "one   = fleet.Limit{N: 1}", "one   = fleet.Limit{N: 2}", true},
 	{"a step is tried again at once", "call.go", "if err := r.sleep(ctx, sc, again.backoff(n), \"retry \"+path); err != nil {", "if err := error(nil); err != nil {", true},
 	{"a restart is not waited for", "call.go", "if within <= 0 || node == \"\" {", "if within <= 0 || node != \"\" {", true},
