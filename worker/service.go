@@ -65,6 +65,7 @@ func (s *service) watch(ctx context.Context, opts *client.Options, o *control.Op
 	health := telemetry.NewHealth("no connection to the Temporal server yet")
 	metrics := telemetry.NewMetrics(node.Version())
 	var polls dial.Polls
+	*opts = polls.Watch(*opts)
 	if s.listen != "" {
 		at, stop, err := telemetry.Serve(s.listen, telemetry.Handler(health, metrics))
 		if err != nil {
@@ -73,7 +74,6 @@ func (s *service) watch(ctx context.Context, opts *client.Options, o *control.Op
 		closers = append(closers, stop)
 		o.Logger.Info("listening", "address", at.String())
 		opts.MetricsHandler = metrics.SDK()
-		*opts = polls.Watch(*opts)
 		o.Watchers = append(o.Watchers, metrics.Watch)
 	}
 	traces, err := telemetry.NewTraces(ctx, node.Version(), o.Logger)

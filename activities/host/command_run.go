@@ -109,7 +109,7 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 	var specErr error
 	rec, err := command.Run(ctx, command.Job{
 		Entry: entry, Execution: call.Execution, Step: call.Step, Input: digest, Idempotent: in.Idempotent,
-		Stopping: n.Stopping, Abandoned: call.Abandoned,
+		Stopping: n.Stopping, Nobody: n.ServerDown, Abandoned: call.Abandoned,
 		Spec: func() (command.Spec, error) {
 			spec, err := n.commandSpec(ctx, in)
 			spec.Deadline, specErr = deadline, err

@@ -59,6 +59,9 @@ type Node struct {
 
 	// Stopping is closed when the agent is about to end: commands then go on without it. nil: never.
 	Stopping <-chan struct{}
+
+	// ServerDown tells whether the server is known to be stopped: commands then go on, though nobody asks for them. nil: never.
+	ServerDown func() bool
 }
 
 // Actions returns the actions. A zero Node is enough for what they are, not for running them.

@@ -15,6 +15,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -76,6 +77,10 @@ type Job struct {
 	// no other Run has come for it within Patience. nil: never abandoned.
 	Abandoned func() bool
 	Patience  time.Duration // 0 is 25 s
+
+	// Nobody tells whether nobody can come at present: Patience begins when it has
+	// become false. nil: never.
+	Nobody func() bool
 
 	// Watch, if not nil, is called about once a second while the command runs.
 	Watch func(journal.Record)
@@ -250,7 +255,11 @@ func wait(ctx context.Context, job Job, exited <-chan struct{}, run int) (journa
 	defer tick.Stop()
 	var told time.Time
 	var patience <-chan time.Time
+	bound := cmp.Or(job.Patience, 25*time.Second)
 	for {
+		if patience != nil && job.Nobody != nil && job.Nobody() {
+			patience = time.After(bound)
+		}
 		if patience != nil && !isNewest(job.Entry.Dir(), run) {
 			return journal.Record{}, ErrSuperseded
 		}
@@ -296,11 +305,7 @@ func wait(ctx context.Context, job Job, exited <-chan struct{}, run int) (journa
 			default:
 			}
 			if job.Abandoned != nil && job.Abandoned() {
-				p := job.Patience
-				if p <= 0 {
-					p = 25 * time.Second
-				}
-				patience = time.After(p)
+				patience = time.After(bound)
 			} else {
 				sig := signalCancel
 				if errors.Is(ctx.Err(), context.DeadlineExceeded) {

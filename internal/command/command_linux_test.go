@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"syscall"
 	"testing"
@@ -398,6 +399,36 @@ func TestAbandoned(t *testing.T) {
 				t.Errorf("second: %+v, %d effects", rec, b.effects())
 			}
 		})
+	}
+}
+
+// While nobody can come, patience does not run; it begins when somebody can.
+func TestNobodyCanCome(t *testing.T) {
+	b := newBench(t, effect+"sleep 100")
+	ctx, cut := context.WithCancel(t.Context())
+	job := b.job()
+	var nobody atomic.Bool
+	nobody.Store(true)
+	job.Abandoned, job.Patience, job.Nobody = func() bool { return true }, time.Second, nobody.Load
+	ended := make(chan journal.Record, 1)
+	go func() {
+		rec, err := Run(ctx, job)
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- rec
+	}()
+	eventually(t, "the command runs", func() bool { return b.effects() == 1 && b.record().Command.PID != 0 })
+	cut()
+	select {
+	case rec := <-ended:
+		t.Fatalf("it was ended while nobody could come: %+v", rec)
+	case <-time.After(2500 * time.Millisecond):
+	}
+	nobody.Store(false)
+	back := time.Now()
+	if rec := <-ended; rec.Stopped != journal.Abandoned || time.Since(back) < 800*time.Millisecond {
+		t.Errorf("%+v after %v", rec, time.Since(back))
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // WorkerHeartbeat is how often our workers tell the server that they are there:
@@ -31,6 +33,12 @@ func Options(identity string, logger *slog.Logger) (client.Options, error) {
 	}
 	opts.Identity = identity
 	opts.WorkerHeartbeatInterval = WorkerHeartbeat
+	// A server that is back after a while gives nodes ten seconds to take up their work again: connections are tried more often
+	// than by default (every ten seconds).
+	opts.ConnectionOptions.DialOptions = append(opts.ConnectionOptions.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+		MinConnectTimeout: 10 * time.Second,
+	}))
 	opts.Logger = log.NewStructuredLogger(logger)
 	return opts, nil
 }

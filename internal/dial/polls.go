@@ -13,14 +13,18 @@ import (
 	"go.temporal.io/sdk/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
-// Polls remembers whether the server refuses to give work. Temporal's SDK asks again for ever, and tells nobody but its
-// log. The zero value is ready.
+// Polls sees what becomes of the polls of a client, and remembers whether the server refuses to give work, and whether
+// there is none. Temporal's SDK asks again for ever, and tells nobody but its log. A poll that finds no connection waits
+// for one: the SDK would rest up to ten seconds when it is back, which is all the time that a node has to go on with its work.
+// The zero value is ready.
 type Polls struct {
 	mu      sync.Mutex
 	refused map[poll]refusal
+	down    bool
 }
 
 // poll is a kind of polls; a worker asks the queue of its own in another way than that of all.
@@ -60,6 +64,33 @@ func (p *Polls) Err() error {
 	return fmt.Errorf("the Temporal server refuses this program's polls (%s): %s: %s", method, last.why.Code(), last.why.Message())
 }
 
+// Down tells whether the server is stopped: connections to it are refused. A server that is stopped has given nobody
+// up. One that is silent may have: perhaps a cable is cut.
+func (p *Polls) Down() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down
+}
+
+// disconnected waits for the connection, and no more than a second, after which it can be told why there is none. It
+// is false if there is one, so that the server itself was not available, and when ctx ends.
+func disconnected(ctx context.Context, cc *grpc.ClientConn) bool {
+	if cc == nil {
+		return false
+	}
+	state := cc.GetState()
+	switch state {
+	case connectivity.Ready, connectivity.Shutdown:
+		return false
+	}
+	cc.Connect() // if it is idle
+	// Between two attempts its state is that of the last one, failed.
+	second, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	cc.WaitForStateChange(second, state)
+	return ctx.Err() == nil
+}
+
 func (p *Polls) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	of := poll{method: method[strings.LastIndex(method, "/")+1:]}
 	if of.method != "PollWorkflowTaskQueue" && of.method != "PollActivityTaskQueue" {
@@ -69,9 +100,11 @@ func (p *Polls) intercept(ctx context.Context, method string, req, reply any, cc
 		of.queue = r.GetTaskQueue().GetKind()
 	}
 	began := time.Now()
-	waits := time.AfterFunc(settled, func() { p.taken(of, began) })
-	err := invoke(ctx, method, req, reply, cc, opts...)
-	waits.Stop()
+	err := p.invoke(ctx, of, func() error { return invoke(ctx, method, req, reply, cc, opts...) })
+	for status.Code(err) == codes.Unavailable && disconnected(ctx, cc) {
+		began = time.Now()
+		err = p.invoke(ctx, of, func() error { return invoke(ctx, method, req, reply, cc, opts...) })
+	}
 	switch status.Code(err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
 		p.mu.Lock()
@@ -85,6 +118,28 @@ func (p *Polls) intercept(ctx context.Context, method string, req, reply any, cc
 		p.taken(of, began)
 	}
 	return err
+}
+
+// invoke does one poll, and notes whether there is a server.
+func (p *Polls) invoke(ctx context.Context, of poll, do func() error) error {
+	began := time.Now()
+	waits := time.AfterFunc(settled, func() {
+		p.taken(of, began)
+		p.setDown(false)
+	})
+	err := do()
+	waits.Stop()
+	if ctx.Err() == nil {
+		// gRPC has no other word for it than this, of the system.
+		p.setDown(status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "connection refused"))
+	}
+	return err
+}
+
+func (p *Polls) setDown(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
 }
 
 // taken forgets a refusal, unless it came after this poll began.

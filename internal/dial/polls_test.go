@@ -75,5 +75,29 @@ func TestPolls(t *testing.T) {
 		poll(work, all, 0, denied)
 		time.Sleep(2 * time.Minute)
 		says("refuses")
+
+		// A server to which connections are refused is stopped; of one that is silent that cannot be said.
+		down := func(want bool) {
+			t.Helper()
+			if p.Down() != want {
+				t.Errorf("it is down: %v, want %v", !want, want)
+			}
+		}
+		refused := status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 10.0.0.1:7233: connect: connection refused"`)
+		down(false)
+		poll(call, all, 0, refused)
+		down(true)
+		for _, err := range []error{denied, nil, status.Error(codes.Unavailable, "closing transport due to: EOF"), status.Error(codes.Unavailable, "no route to host"), status.Error(codes.DeadlineExceeded, "context deadline exceeded")} {
+			poll(call, all, 0, refused)
+			poll(call, all, 0, err)
+			down(false)
+		}
+		poll(call, all, 0, refused)
+		go poll(call, all, time.Minute, nil)
+		time.Sleep(settled - time.Millisecond)
+		down(true)
+		time.Sleep(2 * time.Millisecond)
+		down(false)
+		time.Sleep(time.Minute)
 	})
 }
