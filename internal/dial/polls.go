@@ -64,8 +64,9 @@ func (p *Polls) Err() error {
 	return fmt.Errorf("the Temporal server refuses this program's polls (%s): %s: %s", method, last.why.Code(), last.why.Message())
 }
 
-// Down tells whether the server is stopped: connections to it are refused. A server that is stopped has given nobody
-// up. One that is silent may have: perhaps a cable is cut.
+// Down tells whether the server was stopped and has not answered since: connections to it were refused. A server that is
+// stopped has given nobody up. One that is silent may have: perhaps a cable is cut. Silence after a refusal is that of a
+// machine which restarts.
 func (p *Polls) Down() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -100,10 +101,11 @@ func (p *Polls) intercept(ctx context.Context, method string, req, reply any, cc
 		of.queue = r.GetTaskQueue().GetKind()
 	}
 	began := time.Now()
-	err := p.invoke(ctx, of, func() error { return invoke(ctx, method, req, reply, cc, opts...) })
+	do := func() error { return invoke(ctx, method, req, reply, cc, opts...) }
+	err := p.invoke(of, cc, do)
 	for status.Code(err) == codes.Unavailable && disconnected(ctx, cc) {
 		began = time.Now()
-		err = p.invoke(ctx, of, func() error { return invoke(ctx, method, req, reply, cc, opts...) })
+		err = p.invoke(of, cc, do)
 	}
 	switch status.Code(err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
@@ -121,17 +123,25 @@ func (p *Polls) intercept(ctx context.Context, method string, req, reply any, cc
 }
 
 // invoke does one poll, and notes whether there is a server.
-func (p *Polls) invoke(ctx context.Context, of poll, do func() error) error {
+func (p *Polls) invoke(of poll, cc *grpc.ClientConn, do func() error) error {
 	began := time.Now()
 	waits := time.AfterFunc(settled, func() {
-		p.taken(of, began)
-		p.setDown(false)
+		if cc == nil || cc.GetState() == connectivity.Ready { // else it waits for the connection
+			p.taken(of, began)
+			p.setDown(false)
+		}
 	})
 	err := do()
 	waits.Stop()
-	if ctx.Err() == nil {
+	switch status.Code(err) {
+	case codes.Unavailable:
 		// gRPC has no other word for it than this, of the system.
-		p.setDown(status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "connection refused"))
+		if strings.Contains(err.Error(), "connection refused") {
+			p.setDown(true)
+		}
+	case codes.DeadlineExceeded, codes.Canceled: // by us
+	default:
+		p.setDown(false)
 	}
 	return err
 }

@@ -87,11 +87,17 @@ func TestPolls(t *testing.T) {
 		down(false)
 		poll(call, all, 0, refused)
 		down(true)
-		for _, err := range []error{denied, nil, status.Error(codes.Unavailable, "closing transport due to: EOF"), status.Error(codes.Unavailable, "no route to host"), status.Error(codes.DeadlineExceeded, "context deadline exceeded")} {
+		for _, err := range []error{status.Error(codes.Unavailable, "closing transport due to: EOF"), status.Error(codes.Unavailable, "no route to host"), status.Error(codes.DeadlineExceeded, "context deadline exceeded")} {
+			poll(call, all, 0, err)
+			down(true) // it has not answered
+		}
+		for _, err := range []error{denied, nil} {
 			poll(call, all, 0, refused)
 			poll(call, all, 0, err)
 			down(false)
 		}
+		poll(call, all, 0, status.Error(codes.Unavailable, "no route to host"))
+		down(false)
 		poll(call, all, 0, refused)
 		go poll(call, all, time.Minute, nil)
 		time.Sleep(settled - time.Millisecond)

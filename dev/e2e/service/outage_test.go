@@ -67,7 +67,9 @@ steps:
 			}
 		}
 	}
-	within("the nodes", func() bool { return strings.Count(h.must("starter", "nodes", "-o", "json"), `"online": true`) == outageNodes })
+	within("the nodes", func() bool {
+		return strings.Count(h.must("starter", "nodes", "-o", "json"), `"online": true`) == outageNodes
+	})
 	h.must("starter", "run", file, "--id", "long", "--detach", "-i", "nodes="+strings.Join(nodes, ","), "-i", "log="+log, "-i", "length="+length)
 	within("all have begun", func() bool { return count("begin") == outageNodes })
 
