@@ -63,8 +63,8 @@ func (mute) Warn(string, ...any)      {}
 func (mute) Error(string, ...any)     {}
 func (m mute) With(...any) log.Logger { return m }
 
-// TestReplay replays histories that a server has recorded (TestHistories of dev/e2e and TestRecord of dev/e2e/upgrade
-// write them). One that fails means that executions which run now would be stuck after an upgrade of their worker: keep
+// TestReplay replays histories that a server has recorded (TestRecord of dev/e2e/upgrade
+// writes them). One that fails means that executions which run now would be stuck after an upgrade of their worker: keep
 // the order of commands as it was for programs of that version.
 func TestReplay(t *testing.T) {
 	began := time.Now()

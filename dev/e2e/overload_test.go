@@ -290,12 +290,6 @@ func TestLocks(t *testing.T) {
 		d, err := c.DescribeWorkflowExecution(t.Context(), "lock/room/a", "")
 		return err == nil && d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED
 	})
-	if os.Getenv("UPDATE_HISTORY") != "" {
-		save(t, c, "four", "", "locked.v2")
-		save(t, c, "three", "", "locked-rollback.v2")
-		save(t, c, "two", "", "locked-cancelled.v2")
-		save(t, c, "lock/room/a", "", "lock.v2")
-	}
 }
 
 // TestLocksContinued: locks and their holders continue as new all the time.
@@ -328,9 +322,6 @@ func TestLocksContinued(t *testing.T) {
 	}
 	if info := d.GetWorkflowExecutionInfo(); info.GetFirstRunId() == info.GetExecution().GetRunId() {
 		t.Error("the lock never continued as new")
-	}
-	if len(runs) > 0 && os.Getenv("UPDATE_HISTORY") != "" {
-		save(t, c, "e22", "", "locked-continued.v2")
 	}
 }
 
