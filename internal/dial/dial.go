@@ -22,6 +22,10 @@ import (
 // so long after its start a node can be missing from the list of nodes, at most.
 const WorkerHeartbeat = 10 * time.Second
 
+// reconnect is how often a connection is tried that is not there. A server that is back after a while gives nodes ten
+// seconds to take up their work again; the SDK's own default is ten seconds, too.
+const reconnect = 3 * time.Second
+
 // Options are the client options of the environment and the profile it names.
 func Options(identity string, logger *slog.Logger) (client.Options, error) {
 	opts, err := envconfig.LoadDefaultClientOptions()
@@ -33,10 +37,8 @@ func Options(identity string, logger *slog.Logger) (client.Options, error) {
 	}
 	opts.Identity = identity
 	opts.WorkerHeartbeatInterval = WorkerHeartbeat
-	// A server that is back after a while gives nodes ten seconds to take up their work again: connections are tried more often
-	// than by default (every ten seconds).
 	opts.ConnectionOptions.DialOptions = append(opts.ConnectionOptions.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff:           backoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+		Backoff:           backoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnect},
 		MinConnectTimeout: 10 * time.Second,
 	}))
 	opts.Logger = log.NewStructuredLogger(logger)
@@ -53,7 +55,8 @@ func Dial(ctx context.Context, opts client.Options, logger *slog.Logger) (client
 	if err != nil {
 		return nil, err
 	}
-	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+	var said time.Time
+	for pause := time.Second; ; pause = min(2*pause, reconnect) {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		c, err := client.DialContext(attempt, opts)
 		cancel()
@@ -63,7 +66,10 @@ func Dial(ctx context.Context, opts client.Options, logger *slog.Logger) (client
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		logger.Warn("no connection to Temporal; trying again", "address", address, "in", pause, "error", err)
+		if time.Since(said) >= 30*time.Second { // it is tried more often than anybody wants to read
+			said = time.Now()
+			logger.Warn("no connection to Temporal; trying again", "address", address, "error", err)
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
