@@ -34,6 +34,10 @@ type Call struct {
 	// was cancelled or took too long: another attempt may come soon. Never nil.
 	Abandoned func() bool
 
+	// Wanted tells, once Abandoned, what the engine last said: whether it still waits
+	// for this attempt. It is not known while the engine does not answer.
+	Wanted func() (wanted, known bool)
+
 	// Mask replaces every revealed value in text by "***". Never nil.
 	Mask func(text string) string
 
@@ -69,6 +73,7 @@ func FromContext(ctx context.Context) Call {
 		Attempt:   1,
 		Heartbeat: func(any) {},
 		Abandoned: func() bool { return false },
+		Wanted:    func() (wanted, known bool) { return false, false },
 		Reveal: func(context.Context, string) (string, error) {
 			return "", Errorf(Internal, "no secrets here")
 		},

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
@@ -130,6 +131,7 @@ func serve(ctx context.Context, opts Options, name, token string, target action.
 			return value, nil
 		},
 		Abandoned: func() bool { return abandoned(ctx) },
+		Wanted:    beat.wanted,
 		Mask:      masker.Mask,
 		Target:    target,
 	}
@@ -256,6 +258,7 @@ type heart struct {
 
 	mu     sync.Mutex
 	detail any
+	said   said // since nobody listens
 	once   sync.Once
 }
 
@@ -280,7 +283,8 @@ func startHeart(ctx context.Context, info activity.Info, masker *secret.Masker) 
 				return
 			case <-ctx.Done():
 				if abandoned(ctx) {
-					return // nobody hears us
+					h.ask(info, tick)
+					return
 				}
 				// Until the action has ended its work it has to be known to be alive;
 				// the SDK still sends what is recorded after a cancel.
@@ -307,7 +311,10 @@ func (h *heart) set(detail any) {
 	h.mu.Unlock()
 }
 
-func (h *heart) beat() {
+func (h *heart) beat() { activity.RecordHeartbeat(h.ctx, h.now()) }
+
+// now is the present detail.
+func (h *heart) now() json.RawMessage {
 	h.mu.Lock()
 	detail := h.detail
 	h.mu.Unlock()
@@ -315,7 +322,49 @@ func (h *heart) beat() {
 	if err != nil {
 		raw = json.RawMessage(fmt.Sprintf("%q", "detail too large"))
 	}
-	activity.RecordHeartbeat(h.ctx, raw)
+	return raw
+}
+
+// ask goes on with heartbeats when the SDK has given up, until the engine says that it
+// does not want this attempt any more.
+func (h *heart) ask(info activity.Info, tick *time.Ticker) {
+	c := activity.GetClient(h.ctx)
+	for {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(h.ctx), info.HeartbeatTimeout/3)
+		err := c.RecordActivityHeartbeat(ctx, info.TaskToken, h.now())
+		cancel()
+		var gone *serviceerror.NotFound
+		var cancelled *temporal.CanceledError
+		h.mu.Lock()
+		switch {
+		case err == nil:
+			h.said = said{wanted: true, known: true}
+		case errors.As(err, &gone), errors.As(err, &cancelled):
+			h.said = said{known: true}
+		default:
+			h.said = said{}
+		}
+		last := h.said
+		h.mu.Unlock()
+		if last.known && !last.wanted {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-h.quit:
+			return
+		}
+	}
+}
+
+// said is what the engine has said of the attempt.
+type said struct{ wanted, known bool }
+
+// wanted is action.Call.Wanted.
+func (h *heart) wanted() (wanted, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.said.wanted, h.said.known
 }
 
 func (h *heart) stop() {

@@ -101,7 +101,7 @@ A unit for systemd is in deploy/almanac-agent.service. Without its KillMode=proc
 				return err
 			}
 			var polls dial.Polls
-			opts, o.ServerDown = polls.Watch(opts), polls.Down
+			opts, o.ServerAway = polls.Watch(opts), polls.Away
 			opts.DataConverter, opts.FailureConverter = encryption.Converters()
 			o.Converter = encryption.Converter()
 			if o.Client, err = dial.Dial(cmd.Context(), opts, logger); err != nil {

@@ -89,6 +89,15 @@ it ended (the node lost power) the step fails with kind unknown, unless ` + "`id
 the script and all processes it has started get TERM and, five seconds later, KILL. What it leaves running when it ends by itself goes on; such
 processes should have their output redirected, because nobody reads it any more.`
 
+// nobody tells whether nobody can come for a command, so that it is not ended for that: the engine waits for it still, or
+// cannot give it up at present.
+func (n Node) nobody(call action.Call) func() bool {
+	return func() bool {
+		wanted, known := call.Wanted()
+		return wanted || !known && n.ServerAway != nil && n.ServerAway()
+	}
+}
+
 func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOutput, error) {
 	call := action.FromContext(ctx)
 	entry, err := n.entry(call)
@@ -109,7 +118,7 @@ func (n Node) runCommand(ctx context.Context, in commandRunInput) (commandRunOut
 	var specErr error
 	rec, err := command.Run(ctx, command.Job{
 		Entry: entry, Execution: call.Execution, Step: call.Step, Input: digest, Idempotent: in.Idempotent,
-		Stopping: n.Stopping, Nobody: n.ServerDown, Abandoned: call.Abandoned,
+		Stopping: n.Stopping, Nobody: n.nobody(call), Abandoned: call.Abandoned,
 		Spec: func() (command.Spec, error) {
 			spec, err := n.commandSpec(ctx, in)
 			spec.Deadline, specErr = deadline, err

@@ -60,8 +60,9 @@ type Node struct {
 	// Stopping is closed when the agent is about to end: commands then go on without it. nil: never.
 	Stopping <-chan struct{}
 
-	// ServerDown tells whether the server is known to be stopped: commands then go on, though nobody asks for them. nil: never.
-	ServerDown func() bool
+	// ServerAway tells of a server that does not answer whether that is its own trouble: commands then go on, though nobody
+	// asks for them. nil: never.
+	ServerAway func() bool
 }
 
 // Actions returns the actions. A zero Node is enough for what they are, not for running them.

@@ -112,7 +112,7 @@ func (p *patching) look(ctx context.Context, in patchInstallInput, when string) 
 	var specErr error
 	job := command.Job{
 		Entry: entry, Execution: p.call.Execution, Step: p.call.Step, Idempotent: true,
-		Stopping: p.node.Stopping, Nobody: p.node.ServerDown, Abandoned: p.call.Abandoned,
+		Stopping: p.node.Stopping, Nobody: p.node.nobody(p.call), Abandoned: p.call.Abandoned,
 		Spec: func() (command.Spec, error) {
 			p.note("almanac: health check after " + when)
 			spec, err := p.node.commandSpec(ctx, in.healthScript())

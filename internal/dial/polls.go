@@ -25,6 +25,7 @@ type Polls struct {
 	mu      sync.Mutex
 	refused map[poll]refusal
 	down    bool
+	conn    *grpc.ClientConn
 }
 
 // poll is a kind of polls; a worker asks the queue of its own in another way than that of all.
@@ -64,13 +65,13 @@ func (p *Polls) Err() error {
 	return fmt.Errorf("the Temporal server refuses this program's polls (%s): %s: %s", method, last.why.Code(), last.why.Message())
 }
 
-// Down tells whether the server was stopped and has not answered since: connections to it were refused. A server that is
-// stopped has given nobody up. One that is silent may have: perhaps a cable is cut. Silence after a refusal is that of a
-// machine which restarts.
-func (p *Polls) Down() bool {
+// Away tells, of a server that does not answer, whether that is its own trouble, in which it gives nobody up: it was
+// stopped, or it is there and cannot do its work (its database is away). If it is silent all of a sudden, that cannot be
+// said: perhaps a cable is cut. Silence after a refused connection is that of a machine which restarts.
+func (p *Polls) Away() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.down
+	return p.down || p.conn != nil && p.conn.GetState() == connectivity.Ready
 }
 
 // disconnected waits for the connection, and no more than a second, after which it can be told why there is none. It
@@ -100,6 +101,9 @@ func (p *Polls) intercept(ctx context.Context, method string, req, reply any, cc
 	if r, ok := req.(interface{ GetTaskQueue() *taskqueue.TaskQueue }); ok {
 		of.queue = r.GetTaskQueue().GetKind()
 	}
+	p.mu.Lock()
+	p.conn = cc
+	p.mu.Unlock()
 	began := time.Now()
 	do := func() error { return invoke(ctx, method, req, reply, cc, opts...) }
 	err := p.invoke(of, cc, do)

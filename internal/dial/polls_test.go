@@ -79,8 +79,8 @@ func TestPolls(t *testing.T) {
 		// A server to which connections are refused is stopped; of one that is silent that cannot be said.
 		down := func(want bool) {
 			t.Helper()
-			if p.Down() != want {
-				t.Errorf("it is down: %v, want %v", !want, want)
+			if p.Away() != want {
+				t.Errorf("it is away: %v, want %v", !want, want)
 			}
 		}
 		refused := status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 10.0.0.1:7233: connect: connection refused"`)

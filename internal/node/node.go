@@ -53,8 +53,9 @@ type Options struct {
 	// Region and Account say where in AWS the node is; empty: nowhere.
 	Region, Account string
 
-	// ServerDown tells whether the server is known to be stopped: then nobody has given up what runs here. nil: never.
-	ServerDown func() bool
+	// ServerAway tells of a server that does not answer whether that is its own trouble: then nobody has given up what
+	// runs here. nil: never.
+	ServerAway func() bool
 
 	// Now is the node's clock; nil: the machine's.
 	Now func() time.Time
@@ -91,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	n := host.Node{
 		ID: o.ID, Tags: maps.Clone(o.Tags), Version: Version(),
-		Root: o.Root, StateDir: o.StateDir, OutputDir: o.OutputDir, MaxOutput: o.MaxOutput, Stopping: ctx.Done(), ServerDown: o.ServerDown,
+		Root: o.Root, StateDir: o.StateDir, OutputDir: o.OutputDir, MaxOutput: o.MaxOutput, Stopping: ctx.Done(), ServerAway: o.ServerAway,
 	}
 	// One state directory serves one agent.
 	lock, err := journal.At(o.StateDir).TryLock("agent.lock")
