@@ -74,7 +74,7 @@ steps:
     env: { DIR: "${{ inputs.dir }}", ID: "${{ execution.id }}", WHAT: "${{ steps.ask.comment }}" }
     run: |
       echo "$WHAT $ID" >> "$DIR/$ALMANAC_NODE"
-      if [ "$WHAT" = die ]; then kill -9 $PPID; sleep 60; fi
+      if [ "$WHAT" = die ]; then kill -9 $PPID; sleep 20; fi
 `
 )
 
@@ -223,6 +223,7 @@ func TestRestore(t *testing.T) {
 	}
 	h.traces(since)
 	time.Sleep(time.Until(since.Add(16 * time.Second))) // nobody restores sooner, and then it is not seen that a node had no chance
+	time.Sleep(10 * time.Second)                        // until the servers know each other, as the page says
 	for _, w := range h.workers {
 		w.start()
 	}
