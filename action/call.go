@@ -35,7 +35,7 @@ type Call struct {
 	Abandoned func() bool
 
 	// Wanted tells, once Abandoned, what the engine last said: whether it still waits
-	// for this attempt. It is not known while the engine does not answer.
+	// for this attempt. It is not known while the engine does not answer. Never nil.
 	Wanted func() (wanted, known bool)
 
 	// Mask replaces every revealed value in text by "***". Never nil.

@@ -21,8 +21,8 @@ import (
 	"github.com/almanac-run/almanac/internal/output"
 )
 
-// Each field is left out if it is empty: a command that runs while its agent is upgraded
-// is known again by a digest of this, also when there are further fields.
+// A command that runs while its agent is upgraded is known again by a digest of this: a
+// further field has to be left out where it is empty.
 type commandRunInput struct {
 	Script           string                   `json:"script" jsonschema:"what to run, as the text of a script; values come by env and never become part of it" code:"true"`
 	Shell            string                   `json:"shell,omitempty" jsonschema:"what reads the script" enum:"bash,sh,pwsh,python3" default:"bash if the node has it, else sh"`

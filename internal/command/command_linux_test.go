@@ -253,6 +253,25 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
+// A command may kill its supervisor before that has noted whom it supervises: what it leaves is ended all the same.
+func TestSupervisorKilledAtOnce(t *testing.T) {
+	b := newBench(t, effect+"sleep 100 & sleep 100")
+	agent := b.agent()
+	eventually(t, "the command runs", func() bool { return b.effects() == 1 && b.record().Command.PID != 0 && len(b.processes()) > 2 })
+	rec := b.record()
+	rec.Command = journal.Process{}
+	if err := b.job().Entry.SetRecord(rec); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(rec.Supervisor.PID, syscall.SIGKILL)
+	agent.Wait()
+	var unknown *UnknownError
+	if _, err := Run(t.Context(), b.job()); !errors.As(err, &unknown) || unknown.Other || b.effects() != 1 {
+		t.Fatalf("error %v, %d effects; want unknown", err, b.effects())
+	}
+	eventually(t, "nothing is left", func() bool { return len(b.processes()) == 0 })
+}
+
 func TestJournalOfAnotherBoot(t *testing.T) {
 	b := newBench(t, effect)
 	b.job().Entry.SetRecord(journal.Record{State: journal.Started, Run: 1, BootID: "another", Command: journal.Process{PID: os.Getpid(), Start: 1}})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -148,19 +149,30 @@ func reap() {
 
 // killLeft kills what is left of a command whose supervisor has died.
 func killLeft(rec journal.Record) {
-	if rec.BootID != bootID() || rec.Command.PID <= 1 {
+	if rec.BootID != bootID() || rec.Supervisor.PID <= 1 {
 		return
 	}
-	all := processes()
 	// The numbers may be others' by now, after many processes or in another
 	// container. A group and its session keep theirs while they have members; a
-	// new group of the same number has a leader that was started later.
-	if leader, ok := all[rec.Command.PID]; ok && leader.start != rec.Command.Start {
-		return
+	// new one of the same number has a leader that was started later.
+	leader, group := rec.Command, rec.Command.PID
+	if group == 0 { // it killed its supervisor before that had noted it: all of the session is its
+		leader = rec.Supervisor
 	}
-	for pid, s := range all {
-		if s.group == rec.Command.PID && s.session == rec.Supervisor.PID && s.start >= rec.Command.Start {
-			syscall.Kill(pid, syscall.SIGKILL)
+	for range 20 { // what is forked meanwhile is found the next time
+		all, found := processes(), false
+		if p, ok := all[leader.PID]; ok && p.start != leader.Start {
+			return
 		}
+		for pid, s := range all {
+			if s.session == rec.Supervisor.PID && (group == 0 || s.group == group) && s.start >= leader.Start && !s.zombie {
+				syscall.Kill(pid, syscall.SIGKILL)
+				found = true
+			}
+		}
+		if !found {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }

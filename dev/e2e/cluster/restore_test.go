@@ -74,7 +74,7 @@ steps:
     env: { DIR: "${{ inputs.dir }}", ID: "${{ execution.id }}", WHAT: "${{ steps.ask.comment }}" }
     run: |
       echo "$WHAT $ID" >> "$DIR/$ALMANAC_NODE"
-      if [ "$WHAT" = die ]; then kill -9 $PPID; sleep 20; fi
+      if [ "$WHAT" = die ]; then kill -9 $PPID; sleep 60; fi
 `
 )
 
